@@ -1,0 +1,58 @@
+# `make demo` and `make test` are all that a fresh clone needs: each creates the virtual environment it runs in.
+PYTHON ?= python3
+VENV ?= .venv
+COLCON_VENV ?= .venv-colcon
+INPUT ?=
+TOPIC ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+ifdef ROS_DISTRO
+# Beside a sourced ROS distribution its rclpy wins, and its NumPy is the one that its messages were compiled against.
+EXTRAS := cpu,training,test
+VENV_FLAGS := --system-site-packages
+SYSTEM_NUMPY := $(shell $(PYTHON) -c "import numpy; print('numpy==' + numpy.__version__)" 2>/dev/null)
+else
+EXTRAS := cpu,ros,training,test
+export AMENT_PREFIX_PATH := $(abspath $(VENV))
+endif
+
+.PHONY: demo test lint benchmark build clean help
+
+help:
+	@echo "make demo [INPUT=path] [TOPIC=name]   run the front-end on a bag, a video or a folder; default: the own sequence"
+	@echo "make test                             lint, types and tests"
+	@echo "make lint | benchmark | build | clean"
+
+demo: $(INSTALLED)
+	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m superpoint_ros.benchmark
+
+build: $(COLCON_VENV)/.installed
+	$(COLCON_VENV)/bin/colcon build
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	printf '%s\n' $(SYSTEM_NUMPY) > $(VENV)/system-constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -c $(VENV)/system-constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+# colcon's setuptools and empy are older than the ones the environment above may have.
+$(COLCON_VENV)/.installed:
+	$(PYTHON) -m venv $(VENV_FLAGS) $(COLCON_VENV)
+	$(COLCON_VENV)/bin/python -m pip install --quiet colcon-common-extensions 'setuptools<80' 'pytest<9'
+	touch $@
+
+clean:
+	rm -rf build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +

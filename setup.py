@@ -1,0 +1,62 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'superpoint_ros'
+SHARE = Path('share') / PACKAGE
+
+
+def share_files(folder: str) -> list[tuple[str, list[str]]]:
+    """The files under a folder, each to be installed at the same place below share/superpoint_ros."""
+    files = [path for path in sorted(Path(folder).rglob('*')) if path.is_file() and '__pycache__' not in path.parts]
+    return [(str(SHARE / path.parent), [str(path)]) for path in files]
+
+
+setup(
+    name=PACKAGE,
+    version='0.1.0',
+    description='Learned keypoints, descriptors, tracks and matches from camera images on ROS 2 topics',
+    license='Apache-2.0',
+    maintainer='superpoint_ros maintainers',
+    maintainer_email='maintainers@superpoint-ros.invalid',
+    python_requires='>=3.10',
+    packages=[
+        *find_packages(include=[f'{PACKAGE}*']),
+        *find_packages('training', include=['superpoint_training*']),
+    ],
+    package_dir={'superpoint_training': 'training/superpoint_training'},
+    package_data={PACKAGE: ['weights/*.safetensors', 'weights/*.md', 'demo/photographs/*']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (str(SHARE), ['package.xml']),
+        *share_files('launch'),
+        *share_files('config'),
+    ],
+    install_requires=[
+        'numpy>=1.21',
+        'opencv-python-headless>=4.6',
+        'PyYAML',
+        'rosbags>=0.10',
+        'safetensors>=0.4',
+        'torch>=2.1',
+    ],
+    extras_require={
+        # rclpy and the messages for machines without a ROS distribution.
+        'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
+        'cpu': ['openvino>=2024.4'],
+        'training': ['tqdm'],
+        'test': ['pytest', 'hypothesis', 'mypy', 'ruff', 'types-PyYAML'],
+    },
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            'frontend = superpoint_ros.nodes.frontend:main',
+            'replay = superpoint_ros.nodes.replay:main',
+            'benchmark = superpoint_ros.benchmark:main',
+            'demo = superpoint_ros.demo.__main__:main',
+            'train = superpoint_training.train:main',
+            'label = superpoint_training.label:main',
+            'evaluate = superpoint_training.evaluate:main',
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""SuperPoint front-end for ROS 2: keypoints, descriptors, tracks and matches from camera images."""
