@@ -8,7 +8,7 @@ SHARE = Path('share') / PACKAGE
 
 def share_files(folder: str) -> list[tuple[str, list[str]]]:
     """The files under a folder, each to be installed at the same place below share/superpoint_ros."""
-    files = [path for path in sorted(Path(folder).rglob('*')) if path.is_file() and '__pycache__' not in path.parts]
+    files = [path for path in sorted(Path(folder).rglob('*.*')) if path.suffix != '.pyc' and path.is_file()]
     return [(str(SHARE / path.parent), [str(path)]) for path in files]
 
 

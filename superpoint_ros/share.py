@@ -7,15 +7,14 @@ def share_directory() -> Path:
     """Return the folder that holds `config/`, `launch/` and `package.xml`.
 
     That is the source tree for an editable install and `colcon build --symlink-install`, and
-    `share/superpoint_ros` below the
-    installation's prefix otherwise; neither needs ROS or its environment variables.
+    `share/superpoint_ros` below the installation's prefix otherwise; neither needs ROS or its environment.
 
     Raises:
         FileNotFoundError: the package was copied somewhere without its share files.
     """
-    package = Path(__file__).resolve().parent
-    for parent in package.parents:
-        for candidate in (parent, parent / 'share' / 'superpoint_ros'):
-            if (candidate / 'package.xml').is_file() and (candidate / 'config').is_dir():
-                return candidate
-    raise FileNotFoundError(f'No share/superpoint_ros above {package}: install the package with pip or colcon.')
+    source = Path(__file__).resolve().parents[1]
+    installed = (prefix / 'share' / 'superpoint_ros' for prefix in source.parents)
+    for candidate in (source, *installed):
+        if (candidate / 'package.xml').is_file():
+            return candidate
+    raise FileNotFoundError(f'No share/superpoint_ros above {source}: install this with pip or colcon.')
