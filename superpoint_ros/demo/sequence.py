@@ -1,0 +1,142 @@
+"""The demo's recording: what a real camera would see in the gallery, as a ROS 2 bag, and where each pixel went."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from superpoint_ros.demo.gallery import camera_pose, gallery
+from superpoint_ros.demo.scene import Pinhole
+
+CAMERA = Pinhole(width=640, height=480, focal=460.0)
+RATE = 30.0
+START_NS = 1_000_000_000 * 10**9
+EXPOSURE = 0.012
+"""Seconds that the shutter is open; a frame's stamp is the middle of it."""
+
+SUB_FRAMES = ((-0.375, -0.25, -0.25), (-0.125, 0.25, 0.25), (0.125, -0.25, 0.25), (0.375, 0.25, -0.25))
+"""Instant (share of the exposure), x and y (pixels) of the pictures averaged into a frame.
+
+They blur motion and smooth edges at once, and their mean is the stamped instant and the pixel's centre.
+"""
+
+Image = NDArray[np.uint8]
+
+
+class Gallery:
+    """The recording of `frames` pictures; the same seed gives the same pixels."""
+
+    def __init__(self, frames: int = 150, seed: int = 0) -> None:
+        self.frames = frames
+        self.seed = seed
+        self.scene = gallery(seed)
+
+    def stamp(self, index: int) -> int:
+        """The stamp of a frame in nanoseconds."""
+        return START_NS + round(index * 1e9 / RATE)
+
+    def image(self, index: int) -> Image:
+        """Render a frame [H, W, 3] uint8 (blue, green, red): motion blur, exposure, vignetting and noise."""
+        time = index / RATE
+        total = np.zeros((CAMERA.height, CAMERA.width, 3), np.float32)
+        for instant, dx, dy in SUB_FRAMES:
+            camera = Pinhole(CAMERA.width, CAMERA.height, CAMERA.focal, offset=(-dx, -dy))
+            total += self.scene.render(camera, camera_pose(time + instant * EXPOSURE), detail=0.5)
+        linear = total / len(SUB_FRAMES) * _gain(time) * _VIGNETTE
+        rng = np.random.default_rng([self.seed, index])
+        # Shot noise grows with the root of the light; read-out noise is everywhere.
+        noise = rng.standard_normal(linear.shape, np.float32) * np.sqrt(2.0 + 0.03 * linear)
+        return np.clip(linear + noise, 0, 255).astype(np.uint8)
+
+    def images(self) -> Iterator[Image]:
+        """Render all frames in order, on two threads."""
+        with ThreadPoolExecutor(2) as pool:
+            yield from pool.map(self.image, range(self.frames))
+
+    def transfer(self, source_ns: int, target_ns: int, pixels: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Follow pixels [N, 2] from the frame of one stamp to that of another; see `Scene.transfer`."""
+        source, target = (camera_pose((stamp - START_NS) / 1e9) for stamp in (source_ns, target_ns))
+        return self.scene.transfer(CAMERA, source, target, pixels)
+
+    def bag(self, folder: Path) -> Path:
+        """Return the recording's bag below `folder`, rendered unless an identical one is there already."""
+        digest = hashlib.sha256(repr((self.frames, self.seed, np.__version__, cv2.__version__)).encode())
+        for file in sorted(Path(__file__).parent.rglob('*.*')):
+            if file.suffix in ('.py', '.jpg'):
+                digest.update(file.read_bytes())
+        path = folder / f'gallery-{digest.hexdigest()[:12]}'
+        if not path.exists():
+            for stale in folder.glob('gallery-*'):
+                shutil.rmtree(stale)
+            partial = folder / f'{path.name}.partial'
+            self._write(partial)
+            partial.rename(path)
+        return path
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        types = get_typestore(Stores.ROS2_JAZZY)
+        msg = types.types
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            image_topic = writer.add_connection('/camera/image_raw', 'sensor_msgs/msg/Image', typestore=types)
+            info_topic = writer.add_connection(
+                '/camera/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=types
+            )
+            for index, image in enumerate(self.images()):
+                stamp = self.stamp(index)
+                time = msg['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
+                header = msg['std_msgs/msg/Header'](stamp=time, frame_id='camera_optical_frame')
+                picture = msg['sensor_msgs/msg/Image'](
+                    header=header,
+                    height=CAMERA.height,
+                    width=CAMERA.width,
+                    encoding='bgr8',
+                    is_bigendian=0,
+                    step=3 * CAMERA.width,
+                    data=image.reshape(-1),
+                )
+                writer.write(image_topic, stamp, types.serialize_cdr(picture, picture.__msgtype__))
+                info = _camera_info(msg, header)
+                writer.write(info_topic, stamp, types.serialize_cdr(info, info.__msgtype__))
+
+
+def _camera_info(msg: dict[str, type], header: object) -> object:
+    region = msg['sensor_msgs/msg/RegionOfInterest'](
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+    )
+    return msg['sensor_msgs/msg/CameraInfo'](
+        header=header,
+        height=CAMERA.height,
+        width=CAMERA.width,
+        distortion_model='plumb_bob',
+        d=np.zeros(5),
+        k=CAMERA.matrix.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=(CAMERA.matrix @ np.eye(3, 4)).reshape(-1),
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
+
+
+def _gain(time: float) -> float:
+    """Exposure over time: slow drift, and a lamp that goes out within a fifth of a second at 3 s."""
+    lamp = 1 / (1 + np.exp((time - 3.0) / 0.05))
+    return float((1.0 + 0.15 * np.sin(2 * np.pi * time / 2.3)) * (0.75 + 0.35 * lamp))
+
+
+def _vignette() -> NDArray[np.float32]:
+    """Light that reaches each pixel [H, W, 1]: the square of the cosine of its ray's angle to the axis."""
+    y, x = np.mgrid[: CAMERA.height, : CAMERA.width].astype(np.float32)
+    radius = np.hypot(x - CAMERA.matrix[0, 2], y - CAMERA.matrix[1, 2])
+    return np.cos(np.arctan(radius / CAMERA.focal))[..., None].astype(np.float32) ** 2
+
+
+_VIGNETTE = _vignette()
