@@ -23,29 +23,18 @@ def gallery(seed: int = 0) -> Scene:
 
 
 def _room(rng: np.random.Generator) -> list[Surface]:
-    w, height, length = HALF_WIDTH, FLOOR - CEILING, BACK - FRONT
-    wall = [_tiled('brick', (length, height), 1.3, (0.80, 0.95, 1.0), rng) for _ in range(2)]
+    width, height, length = 2 * HALF_WIDTH, FLOOR - CEILING, BACK - FRONT
+    right, down, ahead = np.diag([width, height, length])
+    left_wall, right_wall = (_tiled('brick', (length, height), 1.3, (0.80, 0.95, 1.0), rng) for _ in range(2))
+    back_wall = _tiled('brick', (width, height), 1.3, (0.95, 0.95, 0.9), rng)
+    floor = _tiled('gravel', (width, length), 1.1, (0.75, 0.85, 0.95), rng)
+    ceiling = _tiled('grass', (width, length), 3.0, (0.45, 0.45, 0.45), rng)
     return [
-        Surface(
-            _tiled('gravel', (2 * w, length), 1.1, (0.75, 0.85, 0.95), rng),
-            (-w, FLOOR, BACK),
-            (2 * w, 0, 0),
-            (0, 0, -length),
-        ),
-        Surface(
-            _tiled('grass', (2 * w, length), 3.0, (0.45, 0.45, 0.45), rng),
-            (-w, CEILING, FRONT),
-            (2 * w, 0, 0),
-            (0, 0, length),
-        ),
-        Surface(wall[0], (-w, CEILING, FRONT), (0, 0, length), (0, height, 0)),
-        Surface(wall[1], (w, CEILING, BACK), (0, 0, -length), (0, height, 0)),
-        Surface(
-            _tiled('brick', (2 * w, height), 1.3, (0.95, 0.95, 0.9), rng),
-            (-w, CEILING, BACK),
-            (2 * w, 0, 0),
-            (0, height, 0),
-        ),
+        Surface(floor, (-HALF_WIDTH, FLOOR, BACK), right, -ahead),
+        Surface(ceiling, (-HALF_WIDTH, CEILING, FRONT), right, ahead),
+        Surface(left_wall, (-HALF_WIDTH, CEILING, FRONT), ahead, down),
+        Surface(right_wall, (HALF_WIDTH, CEILING, BACK), -ahead, down),
+        Surface(back_wall, (-HALF_WIDTH, CEILING, BACK), right, down),
     ]
 
 

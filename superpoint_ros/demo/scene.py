@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating]
 
@@ -21,7 +21,7 @@ NEAR = 0.05
 class Pinhole:
     """A camera without distortion.
 
-    Pixels: its size, its focal length, and the principal point's offset (x, y) from the middle of the picture.
+    In pixels: its size, focal length, and the principal point's offset (x, y) from the middle.
     """
 
     width: int
@@ -66,11 +66,7 @@ class Surface:
     """A rectangle with a texture [H, W, 3] uint8: `corner` is its top left, `right` and `down` its sides."""
 
     def __init__(
-        self,
-        texture: NDArray[np.uint8],
-        corner: Sequence[float],
-        right: Sequence[float],
-        down: Sequence[float],
+        self, texture: NDArray[np.uint8], corner: ArrayLike, right: ArrayLike, down: ArrayLike
     ) -> None:
         self.corner, self.right, self.down = (np.asarray(v, np.float64) for v in (corner, right, down))
         self.pyramid = [texture]
@@ -130,8 +126,8 @@ class Scene:
         """Follow pixels [N, 2] of the source view into the target view.
 
         Returns:
-            Their pixels [N, 2] there (NaN without a surface or behind the camera), and whether the same surface
-            point is seen there [N]: inside the picture, nothing in front of it.
+            Their pixels [N, 2] there (NaN without a surface or behind the camera), and whether the same
+            surface point is seen there [N]: inside the picture, nothing in front of it.
         """
         points = camera.rays(pixels) * self.depth(camera, source, pixels)[:, None]
         points = target.to_camera(source.to_world(points))

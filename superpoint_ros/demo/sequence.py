@@ -1,4 +1,4 @@
-"""The demo's recording: what a real camera would see in the gallery, as a ROS 2 bag, and where each pixel went."""
+"""The demo's recording: what a real camera would see in the gallery, as a bag, and where each pixel went."""
 
 import hashlib
 import shutil
