@@ -1,0 +1,149 @@
+"""Images in, keypoints and descriptors out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from superpoint_ros.engines import Maps, load_engine
+from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_keypoints
+from superpoint_ros.networks import SuperPoint, load_network
+from superpoint_ros.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Features:
+    """The keypoints of one image, best first. Counts differ from image to image, so these are not batched."""
+
+    keypoints: np.ndarray
+    """[N, 2] float32 (x, y) in pixels; (0, 0) is the centre of the top-left pixel."""
+    scores: np.ndarray
+    """[N] float32 in (0, 1], descending."""
+    descriptors: np.ndarray
+    """[N, D] float32, unit length."""
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+class Detector:
+    """A network, the engine that runs it, and the rules that make keypoints of its output.
+
+    `settings` may be replaced between images. Not for use by several threads at once.
+    """
+
+    def __init__(
+        self,
+        network: SuperPoint,
+        settings: KeypointSettings | None = None,
+        *,
+        name: str = 'network',
+        device: str = 'auto',
+        engine: str = 'auto',
+        precision: str = 'auto',
+    ) -> None:
+        """Arguments and errors: see `load` and `engines.load_engine`."""
+        self.settings = settings or KeypointSettings()
+        self.descriptor_dim = network.config.descriptor_dim
+        self.stride = network.stride
+        self.engine = load_engine(network, engine, device, precision)
+        self.description = f'{name}, {self.engine.description}'
+        """Weights, engine, precision and device in one line, for people."""
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path = 'superpoint',
+        device: str = 'auto',
+        *,
+        engine: str = 'auto',
+        precision: str = 'auto',
+        **settings: Any,
+    ) -> Detector:
+        """Load weights that the package ships ('superpoint', 'superpoint_small') or a file of your own.
+
+        device: 'auto', 'cpu', 'cuda', 'cuda:1', ...; engine: 'auto', 'torch', 'openvino'; precision: 'auto',
+        'float32', 'bfloat16', 'float16'; see `engines.load_engine`. settings: the fields of
+        `KeypointSettings`, such as `max_keypoints=500`.
+
+        Raises WeightsError for unusable weights, EngineError for a device or an engine that this machine
+        lacks, ValueError for a setting outside its range, TypeError for one that does not exist.
+        """
+        keypoint_settings = KeypointSettings(**settings)
+        network = load_network(name_or_path)
+        name = Path(name_or_path).name
+        return cls(network, keypoint_settings, name=name, device=device, engine=engine, precision=precision)
+
+    def detect(
+        self, image: np.ndarray, mask: np.ndarray | None = None, stopwatch: Stopwatch | None = None
+    ) -> Features:
+        """Find the keypoints of one image.
+
+        image: [H, W] grey or [H, W, 3] RGB, uint8, of any size. mask: [H, W], zero where no keypoint is
+        wanted, such as on the robot itself. stopwatch: gets laps 'network', 'keypoints' and 'descriptors'.
+        Raises ValueError for anything else, EngineError when the network cannot run, such as on a GPU that
+        vanished.
+        """
+        return self._detect([image], [mask], stopwatch or Stopwatch())[0]
+
+    def detect_batch(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] | None = None
+    ) -> list[Features]:
+        """Run `detect` on images of any sizes; with torch, neighbours of one size run as one batch."""
+        masks = [None] * len(images) if masks is None else masks
+        if len(masks) != len(images):
+            raise ValueError(f'each image needs a mask or None: {len(images)} images, {len(masks)} masks')
+        return self._detect(images, masks, Stopwatch())
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Run once on an empty image, so that the first real one of this size does not wait for set-up."""
+        self.detect(np.zeros((height, width), np.uint8))
+
+    def _detect(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], stopwatch: Stopwatch
+    ) -> list[Features]:
+        greys = [to_grey(image) for image in images]
+        for grey, mask in zip(greys, masks, strict=True):
+            if mask is not None and mask.shape != grey.shape:
+                raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
+        features = []
+        padded = [pad(grey, self.stride) for grey in greys]
+        for grey, mask, maps in zip(greys, masks, self.engine.maps(padded), strict=True):
+            stopwatch.lap('network')
+            features.append(self._features(maps, grey.shape, mask, stopwatch))
+        return features
+
+    def _features(
+        self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch
+    ) -> Features:
+        height, width = shape
+        # Cropped before suppression, so that nothing in the padding competes with the image.
+        keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
+        stopwatch.lap('keypoints')
+        descriptors = sample_descriptors(maps.descriptors, keypoints, self.stride)
+        stopwatch.lap('descriptors')
+        return Features(keypoints, scores, descriptors)
+
+
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """[H, W] or RGB [H, W, 3] uint8 -> [H, W] uint8. Raises ValueError for anything else."""
+    if image.dtype != np.uint8:
+        raise ValueError(f'image must be uint8 in 0..255, not {image.dtype}; convert it first')
+    if image.size == 0:
+        raise ValueError(f'image is empty: shape {image.shape}')
+    if image.ndim == 2:
+        return image
+    if image.ndim == 3 and image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    raise ValueError(f'image must be [H, W] grey or [H, W, 3] RGB, not of shape {image.shape}')
+
+
+def pad(image: np.ndarray, stride: int) -> np.ndarray:
+    """Repeat the last row and column up to multiples of the stride: padding that makes no edge."""
+    height, width = image.shape
+    return cv2.copyMakeBorder(image, 0, -height % stride, 0, -width % stride, cv2.BORDER_REPLICATE)

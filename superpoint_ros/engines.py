@@ -1,0 +1,185 @@
+"""How a network is executed: by torch on a CPU or a CUDA device, or by OpenVINO on a CPU.
+
+Every engine makes the same two dense maps of a grey image, so that what follows is written and tested once.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from superpoint_ros.networks import score_map
+
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
+ENGINES = ('auto', 'torch', 'openvino')
+PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+
+
+class EngineError(RuntimeError):
+    """The network cannot run where it was asked to, or no longer can: no such device, out of memory."""
+
+
+class Maps(NamedTuple):
+    """What the network says about one image; the arrays are valid until the engine produces the next maps."""
+
+    scores: np.ndarray
+    """[H, W] float32, probability that the pixel is a keypoint."""
+    descriptors: np.ndarray
+    """[H / stride, W / stride, D] float32 or float16, not normalised."""
+
+
+class Engine(Protocol):
+    """Executes one network. Not for use by several threads at once."""
+
+    description: str
+    """Engine, precision and device, for people."""
+
+    def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
+        """Run [H, W] uint8 images, whose sides are multiples of the network's stride. Raises EngineError."""
+
+
+def load_engine(
+    network: nn.Module, engine: str = 'auto', device: str = 'auto', precision: str = 'auto'
+) -> Engine:
+    """Prepare a network for execution.
+
+    engine: 'torch', 'openvino' (CPU only), or 'auto': OpenVINO on a CPU where it is installed, else torch.
+    device: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the first CUDA device where there is one, else the CPU.
+    precision: 'float32', 'bfloat16', 'float16' (CUDA only), or 'auto': float16 on CUDA, bfloat16 with
+    OpenVINO on a CPU that has it, else float32.
+    Raises EngineError for a device or an engine that this machine lacks, ValueError for what none supports.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f'engine must be one of {", ".join(ENGINES)}, not {engine!r}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, not {precision!r}')
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() and engine != 'openvino' else 'cpu'
+    torch_device = _find_device(device)
+    if torch_device.type == 'cpu' and precision == 'float16':
+        raise ValueError('precision float16 needs a CUDA device; a CPU runs float32 or bfloat16')
+    if engine == 'openvino' and torch_device.type != 'cpu':
+        raise ValueError(f'engine openvino runs on the CPU only, not on {device}; use engine torch there')
+    if engine == 'openvino' and openvino is None:
+        raise EngineError(
+            'engine openvino was asked for but is not installed; pip install openvino, or use engine torch'
+        )
+    if openvino is not None and engine != 'torch' and torch_device.type == 'cpu':
+        return OpenVINOEngine(network, precision)
+    return TorchEngine(network, torch_device, precision)
+
+
+def _find_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', not {name!r}") from error
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', not {name!r}")
+    if device.type == 'cuda':
+        if not torch.cuda.is_available():
+            build = 'sees no NVIDIA GPU' if torch.version.cuda else 'is built without CUDA'
+            raise EngineError(
+                f'device {name} was asked for but torch {torch.__version__} {build}; use device cpu'
+            )
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise EngineError(
+                f'device {name} was asked for but this machine has {count} CUDA device(s), from cuda:0'
+            )
+    return device
+
+
+class DenseNetwork(nn.Module):
+    """From bytes to maps: [B, 1, H, W] uint8 -> scores [B, H, W] float32, descriptors [B, h, w, D].
+
+    The softmax is in float32 whatever the network's type: in half precision neighbouring pixels would tie.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, descriptors = self.network(images.to(self.dtype) / 255)
+        return score_map(logits), descriptors.permute(0, 2, 3, 1)
+
+
+class TorchEngine:
+    """Eager torch, channels last. Images of one size that follow one another run as one batch."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str = 'auto') -> None:
+        if precision == 'auto':
+            precision = 'float16' if device.type == 'cuda' else 'float32'
+        self.device = device
+        self.description = f'torch {precision} on {device}'
+        with _engine_errors(self.description):
+            dense = DenseNetwork(network, getattr(torch, precision)).eval().to(device)
+            self.network = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
+        for _, batch in groupby(images, key=np.shape):
+            stacked = torch.from_numpy(np.stack(list(batch)))[:, None]
+            with _engine_errors(self.description), torch.inference_mode():
+                scores, descriptors = self.network(stacked.to(self.device))
+                if descriptors.dtype == torch.bfloat16:  # NumPy has no such type
+                    descriptors = descriptors.float()
+                scores, descriptors = scores.cpu().numpy(), descriptors.cpu().numpy()
+            yield from map(Maps, scores, descriptors)
+
+
+class OpenVINOEngine:
+    """A graph that OpenVINO compiled for the CPU, once for all image sizes. Images run one by one."""
+
+    def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
+        core = openvino.Core()
+        if precision == 'auto':
+            has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+            precision = 'bfloat16' if has_bfloat16 else 'float32'
+        self.description = f'openvino {precision} on cpu'
+        with _engine_errors(self.description):
+            graph = self._convert(DenseNetwork(network).eval())
+            # OpenVINO keeps what follows the last convolution, here the softmax, in float32 nevertheless.
+            hint = {'bfloat16': openvino.Type.bf16, 'float32': openvino.Type.f32}[precision]
+            config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': hint}
+            self.request = core.compile_model(graph, 'CPU', config).create_infer_request()
+
+    @staticmethod
+    def _convert(network: DenseNetwork) -> openvino.Model:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)  # OpenVINO still traces by torch.jit
+            return openvino.convert_model(
+                network,
+                example_input=torch.zeros(1, 1, 64, 96, dtype=torch.uint8),
+                input=openvino.PartialShape([1, 1, -1, -1]),
+            )
+
+    def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
+        for image in images:
+            with _engine_errors(self.description):
+                self.request.infer([image[None, None]])
+                scores, descriptors = (self.request.get_output_tensor(index).data for index in range(2))
+            yield Maps(scores[0], descriptors[0])
+
+
+@contextmanager
+def _engine_errors(description: str) -> Iterator[None]:
+    """Make EngineError of RuntimeError, which torch and OpenVINO raise for all that befalls a device."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f'{description}: {reason[0]}') from error

@@ -1,0 +1,164 @@
+"""From dense network outputs to keypoints: suppression, selection, sub-pixel positions, descriptor sampling.
+
+Pixel convention, here and everywhere: pixel centres are integers, (0, 0) is the centre of the top-left pixel.
+A cell of stride s has its centre at s * (k + 0.5) - 0.5. Keypoints are (x, y).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+TINY = 1e-12  # keeps logarithms and quotients finite
+
+
+@dataclass(frozen=True)
+class KeypointSettings:
+    """Which pixels of a score map become keypoints. Raises ValueError for a value outside its range."""
+
+    max_keypoints: int = 1000
+    """At most this many, the best first."""
+    detection_threshold: float = 0.005
+    """Scores must exceed this probability."""
+    nms_radius: int = 4
+    """No two keypoints are closer than this along both axes, in pixels."""
+    border: int = 4
+    """Width of the frame along the image's edges that yields no keypoints, in pixels."""
+    subpixel: bool = True
+    """Refine positions by a quadratic fit."""
+    spread: int = 0
+    """Side in pixels of the grid cells over which keypoints are spread evenly; 0 takes the best anywhere."""
+
+    def __post_init__(self) -> None:
+        if self.max_keypoints < 1:
+            raise ValueError(f'max_keypoints must be at least 1, not {self.max_keypoints}')
+        if not 0 <= self.detection_threshold < 1:
+            raise ValueError(f'detection_threshold must be in [0, 1), not {self.detection_threshold}')
+        for name in ('nms_radius', 'border', 'spread'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} must be 0 or more pixels, not {getattr(self, name)}')
+
+
+def select_keypoints(
+    score_map: np.ndarray, settings: KeypointSettings, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keypoints of one image, best first; equal scores in raster order.
+
+    score_map: [H, W] float32 probabilities. mask: [H, W], zero where no keypoint is wanted.
+    Returns keypoints [N, 2] float32 (x, y) and scores [N] float32, the values at the unrefined pixels.
+    Border and mask are applied after suppression: a response there still suppresses its weaker neighbours.
+    """
+    height, width = score_map.shape
+    peaks = find_peaks(score_map, settings.nms_radius, settings.detection_threshold)
+    y, x = np.divmod(peaks, width)
+    border = settings.border
+    inside = (x >= border) & (x < width - border) & (y >= border) & (y < height - border)
+    if mask is not None:
+        inside &= mask[y, x] != 0
+    x, y = x[inside], y[inside]
+    scores = score_map[y, x]
+
+    order = np.argsort(-scores, kind='stable')
+    if settings.spread and len(order) > settings.max_keypoints:
+        order = order[spread_evenly(x[order], y[order], settings.spread, settings.max_keypoints)]
+    order = order[: settings.max_keypoints]
+    x, y = x[order], y[order]
+    keypoints = np.stack([x, y], axis=1).astype(np.float32)
+    if settings.subpixel:
+        keypoints += subpixel_offsets(score_map, x, y)
+    return keypoints, scores[order]
+
+
+def find_peaks(score_map: np.ndarray, radius: int, threshold: float) -> np.ndarray:
+    """Pixels above the threshold that hold the maximum of their (2 radius + 1)^2 window.
+
+    Of equal maxima within each other's windows the first in raster order stays and suppresses the others, so
+    that no two peaks lie within `radius` of each other along both axes.
+    Returns flat indices [K] in raster order. score_map: [H, W] float32.
+    """
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    peaks = np.flatnonzero((score_map == cv2.dilate(score_map, window)) & (score_map > threshold))
+    ordered = np.sort(score_map.ravel()[peaks])
+    if radius and (ordered[1:] == ordered[:-1]).any():
+        peaks = _suppress_ties(peaks, score_map.shape, radius)
+    return peaks
+
+
+def _suppress_ties(peaks: np.ndarray, shape: tuple[int, ...], radius: int) -> np.ndarray:
+    """Keep, in raster order, each peak whose window holds no kept peak; peaks that close are equal."""
+    height, width = shape
+    suppressed = np.zeros(
+        (height + radius, width + 2 * radius), bool
+    )  # the margin saves clipping the windows
+    kept = []
+    for y, x in zip(*(axis.tolist() for axis in np.divmod(peaks, width)), strict=True):
+        if not suppressed[y, x + radius]:
+            suppressed[y : y + radius + 1, x : x + 2 * radius + 1] = True
+            kept.append(y * width + x)
+    return np.array(kept, dtype=peaks.dtype)
+
+
+def spread_evenly(x: np.ndarray, y: np.ndarray, cell: int, count: int) -> np.ndarray:
+    """Choose points round by round: the best of every grid cell, then the second best of every cell, and so
+    on.
+
+    Within the last round, which may be incomplete, better points go first. x, y: [N] pixels, best point
+    first. cell: side of the square cells, in pixels. Returns the chosen rows [min(N, count)], ascending, thus
+    best first.
+    """
+    cells = (y // cell) * (x.max(initial=0) // cell + 1) + x // cell
+    by_cell = np.argsort(cells, kind='stable')
+    first_of_cell = np.flatnonzero(np.diff(cells[by_cell], prepend=-1))
+    sizes = np.diff(first_of_cell, append=len(cells))
+    rounds = np.empty_like(by_cell)
+    rounds[by_cell] = np.arange(len(cells)) - np.repeat(first_of_cell, sizes)
+    return np.sort(np.argsort(rounds, kind='stable')[:count])
+
+
+def subpixel_offsets(score_map: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Where the quadratic through the 3 x 3 log scores peaks, relative to the pixel: [N, 2] float32 in [-0.5,
+    0.5].
+
+    The logarithm makes a Gaussian bump an exact paraboloid. No offset in the outermost rows and columns, nor
+    where the surface has no maximum. score_map: [H, W] float32; x, y: [N] integer pixels.
+    """
+    height, width = score_map.shape
+    offsets = np.zeros((len(x), 2), np.float32)
+    interior = np.flatnonzero((x > 0) & (x < width - 1) & (y > 0) & (y < height - 1))
+    x, y = x[interior], y[interior]
+    steps = np.array([-1, 0, 1])
+    patches = score_map[y + steps[:, None, None], x + steps[:, None]]
+    z = np.log(np.maximum(patches, TINY, dtype=np.float32))  # [3 (y), 3 (x), N]
+
+    gx, gy = (z[1, 2] - z[1, 0]) / 2, (z[2, 1] - z[0, 1]) / 2
+    gxx, gyy = z[1, 2] - 2 * z[1, 1] + z[1, 0], z[2, 1] - 2 * z[1, 1] + z[0, 1]
+    gxy = (z[2, 2] - z[2, 0] - z[0, 2] + z[0, 0]) / 4
+    determinant = gxx * gyy - gxy * gxy
+    has_maximum = (determinant > 1e-9) & (gxx < 0)
+    divisor = np.where(has_maximum, determinant, 1)
+    peak = np.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], axis=1) / divisor[:, None]
+    offsets[interior] = np.where(has_maximum[:, None], peak, 0).clip(-0.5, 0.5)
+    return offsets
+
+
+def sample_descriptors(descriptor_map: np.ndarray, keypoints: np.ndarray, stride: int) -> np.ndarray:
+    """Bilinear samples of a coarse map at keypoints, scaled to unit length: [N, D] float32.
+
+    descriptor_map: [h, w, D], channels last, of which each cell covers stride x stride pixels. keypoints: [N,
+    2] (x, y) in pixels. Beyond the outermost cell centres the map continues as it is there.
+    """
+    height, width, dimension = descriptor_map.shape
+    limit = np.array([width - 1, height - 1], np.float32)
+    position = ((keypoints + 0.5) / stride - 0.5).clip(0, limit)
+    low = np.floor(position).astype(np.intp)
+    high = np.minimum(low + 1, limit.astype(np.intp))
+    wx, wy = (position - low).T
+    weights = np.stack([(1 - wx) * (1 - wy), wx * (1 - wy), (1 - wx) * wy, wx * wy], axis=1)
+    columns = np.stack([low[:, 0], high[:, 0], low[:, 0], high[:, 0]], axis=1)
+    rows = np.stack([low[:, 1], low[:, 1], high[:, 1], high[:, 1]], axis=1)
+    corners = descriptor_map.reshape(-1, dimension)[rows * width + columns].astype(np.float32, copy=False)
+    sampled = (weights.astype(np.float32)[:, None] @ corners)[:, 0]
+    norms = np.sqrt(np.einsum('nd,nd->n', sampled, sampled))
+    return sampled / np.maximum(norms, TINY)[:, None]

@@ -1,0 +1,106 @@
+"""Engines against the network called by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from superpoint_ros import engines
+from superpoint_ros.engines import EngineError, load_engine
+from superpoint_ros.networks import load_network, score_map
+
+needs_openvino = pytest.mark.skipif(engines.openvino is None, reason='OpenVINO is not installed')
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+CONFIGURATIONS = [
+    pytest.param('torch', 'cpu', 'float32', 1e-4, id='torch-float32'),
+    pytest.param('torch', 'cpu', 'bfloat16', 0.1, id='torch-bfloat16'),
+    pytest.param('torch', 'cuda', 'float16', 0.02, marks=needs_cuda, id='cuda-float16'),
+    pytest.param('openvino', 'cpu', 'float32', 1e-4, marks=needs_openvino, id='openvino-float32'),
+    pytest.param('openvino', 'cpu', 'auto', 0.1, marks=needs_openvino, id='openvino-auto'),
+]
+
+
+@pytest.fixture(scope='module')
+def network():
+    return load_network('superpoint_small')
+
+
+def photograph(height, width, seed=0):
+    """Blurred noise: structure at several scales, as a picture has."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width))
+    for scale in (2, 4, 8, 16):
+        coarse = rng.random((height // scale + 1, width // scale + 1))
+        image += np.kron(coarse, np.ones((scale, scale)))[:height, :width]
+    return (image * (255 / image.max())).astype(np.uint8)
+
+
+@pytest.mark.parametrize(('engine', 'device', 'precision', 'tolerance'), CONFIGURATIONS)
+def test_every_engine_gives_the_networks_own_maps_at_every_size(
+    network, engine, device, precision, tolerance
+):
+    runner = load_engine(network, engine, device, precision)
+    images = [photograph(*size) for size in ((64, 96), (8, 8), (64, 96), (120, 160))]
+    images[2] = images[2][:, ::-1]
+    for image, maps in zip(images, runner.maps(images), strict=True):
+        with torch.inference_mode():
+            tensor = torch.from_numpy(image.copy())[None, None].float() / 255
+            logits, descriptors = network(tensor)
+        expected = score_map(logits)[0].numpy()
+        height, width = image.shape
+        assert maps.scores.dtype == np.float32
+        assert maps.descriptors.shape == (height // 8, width // 8, network.config.descriptor_dim)
+        np.testing.assert_allclose(maps.scores, expected, atol=tolerance * expected.max())
+        cosine = torch.nn.functional.cosine_similarity(
+            torch.from_numpy(maps.descriptors.astype(np.float32)), descriptors[0].permute(1, 2, 0), dim=-1
+        )
+        assert cosine.min() > 1 - tolerance
+
+
+@pytest.mark.parametrize(('engine', 'device', 'precision', 'tolerance'), CONFIGURATIONS)
+def test_half_precision_does_not_make_neighbouring_pixels_tie(network, engine, device, precision, tolerance):
+    (maps,) = load_engine(network, engine, device, precision).maps([photograph(120, 160)])
+    tied = (np.diff(maps.scores, axis=0) == 0).mean()
+    assert tied < 0.05
+
+
+def test_a_network_in_use_elsewhere_is_left_as_it_is(network):
+    load_engine(network, 'torch', 'cpu', 'bfloat16')
+    assert next(network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_cuda_without_a_device_says_so_and_what_to_do(network):
+    with pytest.raises(EngineError, match=r'cuda:1 was asked for.*use device cpu'):
+        load_engine(network, device='cuda:1')
+    assert 'cpu' in load_engine(network, device='auto').description
+
+
+def test_without_openvino_a_cpu_runs_torch(network, monkeypatch):
+    monkeypatch.setattr(engines, 'openvino', None)
+    assert load_engine(network, device='cpu').description == 'torch float32 on cpu'
+    with pytest.raises(EngineError, match='not installed'):
+        load_engine(network, 'openvino', device='cpu')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'complaint'),
+    [
+        ({'engine': 'tensorrt'}, "engine must be one of auto, torch, openvino, not 'tensorrt'"),
+        ({'precision': 'int4'}, "precision must be one of .*, not 'int4'"),
+        ({'device': 'gpu'}, "device must be .*, not 'gpu'"),
+        ({'device': 'meta'}, "device must be .*, not 'meta'"),
+        ({'device': 'cpu', 'precision': 'float16'}, 'float16 needs a CUDA device'),
+    ],
+)
+def test_what_no_engine_supports_is_refused(network, arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        load_engine(network, **arguments)
+
+
+@pytest.mark.parametrize('engine', ['torch', pytest.param('openvino', marks=needs_openvino)])
+def test_a_failing_network_raises_engine_error(network, engine):
+    """Sides that are no multiples of the stride fail inside the engine, as a lost device does."""
+    runner = load_engine(network, engine, 'cpu')
+    with pytest.raises(EngineError, match=engine):
+        list(runner.maps([np.zeros((12, 12), np.uint8)]))
+    assert len(list(runner.maps([np.zeros((16, 16), np.uint8)]))) == 1
