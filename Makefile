@@ -4,6 +4,7 @@ VENV ?= .venv
 COLCON_VENV ?= .venv-colcon
 INPUT ?=
 TOPIC ?=
+COLCON_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -39,7 +40,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python -m superpoint_ros.benchmark
 
 build: $(COLCON_VENV)/.installed
-	$(COLCON_VENV)/bin/colcon build
+	$(COLCON_VENV)/bin/colcon build $(COLCON_FLAGS)
 
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)

@@ -58,8 +58,8 @@ def summarise(run: Run, transfer: Transfer | None = None) -> dict[str, Any]:
     """Compute the figures of summary.json.
 
     Latency is the time from the arrival of a frame's camera_info, which the replay sends along with the
-    image, to that of its features, both at the recorder: transport, queueing and processing. Means are None where
-    there is nothing to average.
+    image, to that of its features, both at the recorder: transport, queueing and processing. Means are None
+    where there is nothing to average.
     """
     latencies = [(run.received[s] - run.sent[s]) / 1e6 for s in run.received if s in run.sent]
     arrivals = sorted(run.received.values())
