@@ -1,6 +1,8 @@
-"""Writes what arrives on some topics to an MCAP bag, each message under the wall time of its arrival."""
+"""Writes what the front-end publishes to an MCAP bag, each message under the wall time of its arrival."""
 
+import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -8,24 +10,26 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
-from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import CameraInfo, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
 
 TOPICS = {'camera_info': CameraInfo, 'features': PointCloud2, 'matches': PointCloud2}
+IMAGE_HEADERS = 'image_header'
+"""Topic in the bag with the headers of the images: when each came, without its megabyte."""
 
 
 class Recorder:
-    """A ROS 2 node of its own that records TOPICS; a context manager, since it has to close its bag.
+    """A node that records TOPICS and the images' headers; a context manager, as it has to close its bag.
 
     Attributes:
-        counts: messages written so far, by topic.
+        counts: messages written so far, by topic of the bag.
         last_arrival: `time.monotonic()` of the last message of any topic.
     """
 
     def __init__(self, path: Path) -> None:
-        self.counts = dict.fromkeys(TOPICS, 0)
+        self.counts = dict.fromkeys((*TOPICS, IMAGE_HEADERS), 0)
         self.last_arrival = time.monotonic()
         self._types = get_typestore(Stores.ROS2_JAZZY)
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -37,8 +41,10 @@ class Recorder:
         self.node = rclpy.create_node('superpoint_demo_recorder', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        for topic, message in TOPICS.items():
-            self._record(topic, message)
+        for topic, kind in TOPICS.items():
+            self._subscribe(kind, topic, self._writes(topic, kind))
+        write_header = self._writes(IMAGE_HEADERS, Header)
+        self._subscribe(Image, 'image', lambda data: write_header(_header(data)))
         return self
 
     def __exit__(
@@ -55,13 +61,25 @@ class Recorder:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
-    def _record(self, topic: str, message: type) -> None:
-        name = f'sensor_msgs/msg/{message.__name__}'
+    def _subscribe(self, kind: type, topic: str, on_message: Callable[[bytes], None]) -> None:
+        self.node.create_subscription(kind, topic, on_message, QoSProfile(depth=20), raw=True)
+
+    def _writes(self, topic: str, kind: type) -> Callable[[bytes], None]:
+        """Return a function that writes a serialised message to a topic of the bag."""
+        package, _, _ = kind.__module__.partition('.')
+        name = f'{package}/msg/{kind.__name__}'
         connection = self._writer.add_connection(f'/{topic}', name, typestore=self._types)
 
-        def write(data: bytes, connection: Connection = connection) -> None:
+        def write(data: bytes) -> None:
             self._writer.write(connection, time.time_ns(), data)
             self.counts[topic] += 1
             self.last_arrival = time.monotonic()
 
-        self.node.create_subscription(message, topic, write, QoSProfile(depth=100), raw=True)
+        return write
+
+
+def _header(image: bytes) -> bytes:
+    """Cut the header off a serialised image: 4 bytes of encoding, stamp, length of the name, frame's name."""
+    little_endian = image[1] & 1
+    (length,) = struct.unpack_from('<I' if little_endian else '>I', image, 12)
+    return image[: 16 + length]

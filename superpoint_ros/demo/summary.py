@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
+from superpoint_ros.demo.recorder import IMAGE_HEADERS
 from superpoint_ros.messages import MatchCloud, read_matches, stamp_ns
 
 CORRECT_WITHIN = 3.0
@@ -24,7 +25,7 @@ class Run:
     """What a recorder's bag holds.
 
     Attributes:
-        sent: arrival of each frame's camera_info by its stamp, both in nanoseconds.
+        sent: arrival of each image by its stamp, both in nanoseconds.
         received: arrival of each frame's features by its stamp.
         keypoints: number of keypoints of each such frame, in order.
         matches: the matches of each such frame with the one before, in order; the first has none.
@@ -43,13 +44,12 @@ def read_run(bag: Path) -> Run:
     with Reader(bag) as reader:
         for connection, arrival, data in reader.messages():
             message: Any = types.deserialize_cdr(data, connection.msgtype)
-            stamp = stamp_ns(message.header.stamp)
-            if connection.topic == '/camera_info':
-                run.sent[stamp] = arrival
+            if connection.topic == f'/{IMAGE_HEADERS}':
+                run.sent[stamp_ns(message.stamp)] = arrival
             elif connection.topic == '/features':
-                run.received[stamp] = arrival
+                run.received[stamp_ns(message.header.stamp)] = arrival
                 run.keypoints.append(message.width)
-            else:
+            elif connection.topic == '/matches':
                 run.matches.append(read_matches(message))
     return run
 
@@ -57,9 +57,8 @@ def read_run(bag: Path) -> Run:
 def summarise(run: Run, transfer: Transfer | None = None) -> dict[str, Any]:
     """Compute the figures of summary.json.
 
-    Latency is the time from the arrival of a frame's camera_info, which the replay sends along with the
-    image, to that of its features, both at the recorder: transport, queueing and processing. Means are None
-    where there is nothing to average.
+    Latency is the time from the arrival of an image to that of its features, both at the recorder: transport,
+    waiting and processing. Means are None where there is nothing to average.
     """
     latencies = [(run.received[s] - run.sent[s]) / 1e6 for s in run.received if s in run.sent]
     arrivals = sorted(run.received.values())
