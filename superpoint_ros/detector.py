@@ -30,6 +30,18 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def take(self, rows: np.ndarray) -> Features:
+        """The features in these rows, in their order."""
+        return Features(self.keypoints[rows], self.scores[rows], self.descriptors[rows])
+
+    def join(self, other: Features) -> Features:
+        """These features and then the others."""
+        return Features(
+            np.concatenate([self.keypoints, other.keypoints]),
+            np.concatenate([self.scores, other.scores]),
+            np.concatenate([self.descriptors, other.descriptors]),
+        )
+
 
 class Detector:
     """A network, the engine that runs it, and the rules that make keypoints of its output.

@@ -1,0 +1,165 @@
+"""Which feature of this frame (query) is which of the previous one (train), checked by epipolar geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from superpoint_ros.detector import Features
+
+FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """What makes two features a match. Raises ValueError for a value outside its range."""
+
+    min_similarity: float = 0.5
+    """Least cosine similarity of the two descriptors."""
+    max_ratio: float = 1.0
+    """Most that the best descriptor's distance may be of the second best's; 1 is no test."""
+    search_radius: float = 0.0
+    """Most pixels between the two keypoints; 0 searches everywhere."""
+    verify: bool = True
+    """Check matches against the epipolar geometry that most of them agree on."""
+    inlier_threshold: float = 2.0
+    """Most pixels between a keypoint and its epipolar line."""
+    seed: int = 0
+    """For the random samples of the geometric check; the same frames give the same inliers."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.min_similarity <= 1:
+            raise ValueError(f'min_similarity must be in [-1, 1], not {self.min_similarity}')
+        if not 0 < self.max_ratio <= 1:
+            raise ValueError(f'max_ratio must be in (0, 1], not {self.max_ratio}')
+        if not self.search_radius >= 0:
+            raise ValueError(f'search_radius must be 0 or more pixels, not {self.search_radius}')
+        if not self.inlier_threshold > 0:
+            raise ValueError(f'inlier_threshold must be more than 0 pixels, not {self.inlier_threshold}')
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs of features, in ascending order of `query`; no feature is in two pairs."""
+
+    query: np.ndarray
+    """[M] int32, row in this frame's features."""
+    train: np.ndarray
+    """[M] int32, row in the previous frame's features."""
+    similarity: np.ndarray
+    """[M] float32, cosine of the angle between the descriptors."""
+    inlier: np.ndarray
+    """[M] bool, whether the pair agrees with the geometry; all True where that is not checked."""
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @classmethod
+    def empty(cls) -> Matches:
+        """No pairs."""
+        rows = np.zeros(0, np.int32)
+        return cls(rows, rows, np.zeros(0, np.float32), np.zeros(0, bool))
+
+
+def match(query: Features, train: Features, settings: MatchSettings | None = None) -> Matches:
+    """Mutual nearest neighbours within the settings' limits, all marked as inliers; see `verify`."""
+    settings = settings or MatchSettings()
+    similarity = similarity_matrix(query, train, settings.search_radius)
+    rows, columns = mutual_nearest(similarity, settings.min_similarity, settings.max_ratio)
+    similarities = similarity[rows, columns]
+    return Matches(rows.astype(np.int32), columns.astype(np.int32), similarities, np.ones(len(rows), bool))
+
+
+def similarity_matrix(query: Features, train: Features, search_radius: float = 0.0) -> np.ndarray:
+    """Cosines [Q, T] float32; -inf for keypoints more than `search_radius` pixels apart, unless that is 0."""
+    similarity = query.descriptors @ train.descriptors.T
+    if search_radius:
+        (query_x, query_y), (train_x, train_y) = query.keypoints.T, train.keypoints.T
+        squared = (query_x[:, None] - train_x) ** 2 + (query_y[:, None] - train_y) ** 2
+        similarity[squared > search_radius**2] = -np.inf
+    return similarity
+
+
+def mutual_nearest(
+    similarity: np.ndarray, min_similarity: float = -1.0, max_ratio: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs each of which is the other's most similar: rows [M], ascending, and columns [M].
+
+    Of equally similar ones the lowest row and the lowest column win. similarity: [Q, T], cosines or -inf.
+    The ratio test is Lowe's, on Euclidean distances, among the columns that compete for a row; a row with one
+    column passes.
+    """
+    if 0 in similarity.shape:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    columns = similarity.argmax(axis=1)
+    best = similarity[np.arange(len(columns)), columns]
+    # Comparing with the columns' maxima is seven times as fast as an argmax against the memory layout.
+    mutual = np.flatnonzero((best == similarity.max(axis=0)[columns]) & (best >= min_similarity))
+    rows = np.sort(mutual[np.unique(columns[mutual], return_index=True)[1]])
+    if max_ratio < 1 and len(rows):
+        others = similarity[rows]
+        others[np.arange(len(rows)), columns[rows]] = -np.inf
+        rows = rows[_distance(best[rows]) <= max_ratio * _distance(others.max(axis=1))]
+    return rows, columns[rows]
+
+
+def _distance(similarity: np.ndarray) -> np.ndarray:
+    """Euclidean distance of unit vectors of that cosine."""
+    return np.sqrt(np.maximum(2 - 2 * similarity, 0))
+
+
+def verify(
+    matches: Matches,
+    query: np.ndarray,
+    train: np.ndarray,
+    settings: MatchSettings,
+    focal: float | None = None,
+) -> Matches:
+    """Mark the matches that agree with the camera's motion, by MAGSAC (Barath et al. 2020).
+
+    query, train: keypoints [N, 2] of the two frames in pixels; or, with `focal`, the camera's focal length in
+    pixels, their undistorted rays [N, 3] with z = 1. Rays give the essential matrix, pixels the fundamental
+    matrix. A match with a ray that is not finite is no inlier.
+
+    Where no geometry can be estimated, as from fewer than 8 matches, the inliers are those that moved by no
+    more than the threshold: what a camera at rest sees. Planar scenes, pure rotation and rest as such are no
+    exception: many geometries explain them, and each has the right inliers.
+    """
+    before, now = train[matches.train, :2].astype(np.float64), query[matches.query, :2].astype(np.float64)
+    threshold = settings.inlier_threshold / (focal or 1.0)
+    rows = np.flatnonzero(np.isfinite(before + now).all(axis=1))
+    before, now = before[rows], now[rows]
+    found = _epipolar_inliers(before, now, threshold, settings.seed, calibrated=focal is not None)
+    if found is None:
+        found = np.linalg.norm(now - before, axis=1) <= threshold
+    inlier = np.zeros(len(matches), bool)
+    inlier[rows] = found
+    return replace(matches, inlier=inlier)
+
+
+def _epipolar_inliers(
+    before: np.ndarray, now: np.ndarray, threshold: float, seed: int, *, calibrated: bool
+) -> np.ndarray | None:
+    """[M] bool, or None without an estimate. before, now: [M, 2] float64."""
+    if len(before) < FEWEST_VERIFIABLE:
+        return None
+    parameters = cv2.UsacParams()
+    parameters.threshold = threshold
+    parameters.randomGeneratorState = seed
+    parameters.confidence = 0.999
+    parameters.maxIterations = 1000
+    parameters.score = cv2.SCORE_METHOD_MAGSAC
+    parameters.loMethod = cv2.LOCAL_OPTIM_SIGMA
+    parameters.loSampleSize = 50
+    parameters.neighborsSearch = cv2.NEIGH_GRID
+    try:
+        if calibrated:
+            K, no_distortion = np.eye(3), np.zeros(4)
+            model, inlier = cv2.findEssentialMat(before, now, K, K, no_distortion, no_distortion, parameters)
+        else:
+            model, inlier = cv2.findFundamentalMat(before, now, parameters)
+    except cv2.error:  # how OpenCV 5 reports some degenerate sets
+        return None
+    return None if model is None or inlier is None else inlier.ravel() != 0

@@ -1,0 +1,208 @@
+"""Matching against a pair-by-pair oracle; the geometric check against scenes whose inliers are known."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from superpoint_ros.detector import Features
+from superpoint_ros.matching import Matches, MatchSettings, match, mutual_nearest, similarity_matrix, verify
+
+FOCAL, CENTRE = 500.0, np.array([320.0, 240.0])
+# Few distinct values, so that ties are the rule.
+SIMILARITIES = st.tuples(st.integers(0, 6), st.integers(0, 6)).flatmap(
+    lambda shape: arrays(
+        np.float32, shape, elements=st.sampled_from(np.float32([-1, 0, 0.5, 0.75, 1, -np.inf]))
+    )
+)
+
+
+def mutual_nearest_oracle(similarity, min_similarity, max_ratio):
+    pairs = []
+    for row, values in enumerate(similarity.tolist()):
+        if not values:
+            continue
+        column = values.index(max(values))
+        rivals = [other[column] for other in similarity.tolist()]
+        earlier = any(
+            other[column] == values[column] and other.index(max(other)) == column
+            for other in similarity[:row].tolist()
+        )
+        if max(rivals) > values[column] or earlier or values[column] < min_similarity:
+            continue
+        others = values[:column] + values[column + 1 :]
+        second = max(others, default=-np.inf)
+        nearest, next_nearest = (np.sqrt(max(2 - 2 * value, 0)) for value in (values[column], second))
+        if max_ratio == 1 or nearest <= max_ratio * next_nearest:
+            pairs.append((row, column))
+    return pairs
+
+
+def make_features(descriptors, keypoints=None):
+    descriptors = np.asarray(descriptors, np.float32)
+    if keypoints is None:
+        keypoints = np.zeros((len(descriptors), 2))
+    return Features(np.asarray(keypoints, np.float32), np.ones(len(descriptors), np.float32), descriptors)
+
+
+@given(SIMILARITIES, st.sampled_from([-1.0, 0.5, 0.8]), st.sampled_from([1.0, 0.9, 0.5]))
+@example(np.zeros((0, 3), np.float32), -1.0, 1.0)
+@example(np.zeros((3, 0), np.float32), -1.0, 0.5)
+@example(np.ones((3, 3), np.float32), -1.0, 1.0)
+def test_mutual_nearest_equals_the_oracle(similarity, min_similarity, max_ratio):
+    rows, columns = mutual_nearest(similarity, min_similarity, max_ratio)
+    assert list(zip(rows, columns, strict=True)) == mutual_nearest_oracle(
+        similarity, min_similarity, max_ratio
+    )
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_permuted_descriptors_are_matched_back(seed):
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(40, 32))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    order = rng.permutation(40)
+    matches = match(make_features(descriptors[order]), make_features(descriptors))
+    np.testing.assert_array_equal(matches.query, np.arange(40))
+    np.testing.assert_array_equal(matches.train, order)
+    np.testing.assert_allclose(matches.similarity, 1, atol=1e-5)
+    assert matches.inlier.all()
+    assert [array.dtype for array in vars(matches).values()] == [np.int32, np.int32, np.float32, bool]
+
+
+def test_empty_features_give_well_shaped_empty_matches():
+    none, some = make_features(np.zeros((0, 4))), make_features(np.eye(4))
+    for query, train in ((none, some), (some, none), (none, none)):
+        matches = match(query, train, MatchSettings(search_radius=5, max_ratio=0.8))
+        assert len(matches) == 0
+        assert [array.dtype for array in vars(matches).values()] == [
+            array.dtype for array in vars(Matches.empty()).values()
+        ]
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 30))
+def test_beyond_the_search_radius_nothing_is_similar(seed, radius):
+    rng = np.random.default_rng(seed)
+    query, train = (make_features(rng.normal(size=(9, 3)), rng.random((9, 2)) * 40) for _ in range(2))
+    similarity = similarity_matrix(query, train, radius)
+    for row in range(9):
+        for column in range(9):
+            distance = np.linalg.norm(query.keypoints[row] - train.keypoints[column])
+            if distance > radius + 1e-3:
+                assert similarity[row, column] == -np.inf
+            elif distance < radius - 1e-3:
+                expected = query.descriptors[row] @ train.descriptors[column]
+                assert similarity[row, column] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_far_twin_does_not_hide_a_near_one():
+    query = make_features([[1, 0]], [[50, 50]])
+    train = make_features([[1, 0], [0.8, 0.6]], [[300, 50], [52, 50]])
+    assert match(query, train).train.tolist() == [0]
+    assert match(query, train, MatchSettings(search_radius=10)).train.tolist() == [1]
+
+
+def views(motion, count=200, outliers=0.3, noise=0.3, seed=0):
+    """Keypoints of a random scene before and after a motion, and which pairs are true."""
+    rng = np.random.default_rng(seed)
+    points = np.stack(
+        [rng.uniform(-3, 3, count), rng.uniform(-2, 2, count), rng.uniform(3, 8, count)], axis=1
+    )
+    rotation, translation = np.zeros(3), np.zeros(3)
+    if motion in ('general', 'planar', 'rotation'):
+        rotation = np.array([0.02, 0.05, -0.03])
+    if motion in ('general', 'planar'):
+        translation = np.array([0.2, 0.02, 0.05])
+    if motion == 'creeping':
+        translation = np.array([0.004, 0, 0])
+    if motion == 'planar':
+        points[:, 2] = 5 + 0.1 * points[:, 0]
+    moved = points @ cv2.Rodrigues(rotation)[0].T + translation
+    before, now = (
+        FOCAL * p[:, :2] / p[:, 2:] + CENTRE + rng.normal(0, noise, (count, 2)) for p in (points, moved)
+    )
+    true = rng.random(count) >= outliers
+    now[~true] = rng.uniform([0, 0], [640, 480], ((~true).sum(), 2))
+    return before.astype(np.float32), now.astype(np.float32), true
+
+
+def all_matched(count):
+    rows = np.arange(count, dtype=np.int32)
+    return Matches(rows, rows, np.ones(count, np.float32), np.ones(count, bool))
+
+
+def to_rays(keypoints):
+    return np.column_stack([(keypoints - CENTRE) / FOCAL, np.ones(len(keypoints))]).astype(np.float32)
+
+
+def verified(before, now, *, calibrated, settings=None):
+    settings, matches = settings or MatchSettings(), all_matched(len(now))
+    if calibrated:
+        return verify(matches, to_rays(now), to_rays(before), settings, FOCAL).inlier
+    return verify(matches, now, before, settings).inlier
+
+
+@pytest.mark.parametrize('calibrated', [True, False], ids=['essential', 'fundamental'])
+@pytest.mark.parametrize('motion', ['general', 'planar', 'rotation', 'creeping', 'rest'])
+@pytest.mark.parametrize('noise', [0.0, 0.3])
+def test_true_matches_are_inliers_and_false_ones_are_not_under_every_motion(motion, calibrated, noise):
+    before, now, true = views(motion, noise=noise)
+    inlier = verified(before, now, calibrated=calibrated)
+    assert inlier[true].mean() > 0.9
+    # A false match may lie near its epipolar line by chance.
+    assert inlier[~true].mean() < 0.2
+
+
+@pytest.mark.parametrize('calibrated', [True, False])
+def test_the_same_seed_gives_the_same_inliers(calibrated):
+    before, now, _ = views('general', outliers=0.6, noise=1.0)
+    settings = MatchSettings(seed=7)
+    first = verified(before, now, calibrated=calibrated, settings=settings)
+    cv2.setRNGSeed(1234)
+    np.testing.assert_array_equal(first, verified(before, now, calibrated=calibrated, settings=settings))
+
+
+@pytest.mark.parametrize('calibrated', [True, False])
+def test_too_few_matches_count_as_inliers_where_nothing_moved(calibrated):
+    before = np.array([[10, 10], [300, 20], [20, 200], [310, 220]], np.float32)
+    now = before + np.array([[1, 1], [0, 0], [5, 0], [0, -3]], np.float32)
+    assert verified(before, now, calibrated=calibrated).tolist() == [True, True, False, False]
+    assert verified(before[:0], now[:0], calibrated=calibrated).tolist() == []
+
+
+@pytest.mark.parametrize('calibrated', [True, False])
+@pytest.mark.parametrize('layout', ['one point', 'a line', 'two points'])
+def test_degenerate_sets_at_rest_are_inliers(calibrated, layout):
+    places = {
+        'one point': np.full((12, 2), 100.0),
+        'a line': np.stack([np.arange(12) * 20.0, np.arange(12) * 10.0], axis=1),
+        'two points': np.repeat([[50.0, 60.0], [200.0, 100.0]], 6, axis=0),
+    }
+    keypoints = places[layout].astype(np.float32)
+    assert verified(keypoints, keypoints, calibrated=calibrated).all()
+
+
+def test_a_match_without_a_ray_is_no_inlier():
+    before, now, _ = views('general', outliers=0)
+    rays = to_rays(now)
+    rays[::2] = np.nan
+    inlier = verify(all_matched(len(now)), rays, to_rays(before), MatchSettings(), FOCAL).inlier
+    assert not inlier[::2].any()
+    assert inlier[1::2].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('min_similarity', 1.1),
+        ('max_ratio', 0.0),
+        ('search_radius', -1.0),
+        ('search_radius', float('nan')),
+        ('inlier_threshold', 0.0),
+    ],
+)
+def test_settings_outside_their_range_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        MatchSettings(**{name: value})
