@@ -1,0 +1,1 @@
+"""The ROS 2 nodes: thin shells around what the rest of the package does without ROS."""

@@ -1,0 +1,32 @@
+"""The front-end's state as `diagnostic_msgs`."""
+
+from __future__ import annotations
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+
+class Diagnostics:
+    """Publishes one status of a node on `/diagnostics`, whatever state its lifecycle is in."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+
+    def publish(self, problem: str, warning: str, state: str, values: dict[str, str]) -> None:
+        """Publish an error if there is a problem, else a warning if there is one, else that all is well."""
+        level, message = DiagnosticStatus.OK, state
+        if problem:
+            level, message = DiagnosticStatus.ERROR, problem
+        elif warning:
+            level, message = DiagnosticStatus.WARN, warning
+        status = DiagnosticStatus(
+            level=level,
+            name=self._node.get_fully_qualified_name().lstrip('/'),
+            hardware_id=self._node.resolve_topic_name('image'),
+            message=message,
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)

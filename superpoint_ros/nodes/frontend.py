@@ -1,0 +1,246 @@
+"""The lifecycle node `superpoint_frontend`: images in; features, matches and tracks out."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+import torch
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from superpoint_ros.detector import Detector
+from superpoint_ros.engines import EngineError
+from superpoint_ros.networks import WeightsError
+from superpoint_ros.nodes.diagnostics import Diagnostics
+from superpoint_ros.nodes.outputs import Outputs
+from superpoint_ros.nodes.parameters import ParameterError, declare
+from superpoint_ros.nodes.pipeline import Pipeline
+from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
+from superpoint_ros.nodes.statistics import Statistics
+from superpoint_ros.nodes.worker import NewestWins
+
+_DIAGNOSTICS_PERIOD = 1.0  # seconds
+_BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+class FrontendNode(LifecycleNode):
+    """A shell around `Pipeline`. The executor's threads hand things over; the worker does all work on images.
+
+    configure loads the weights and warms up, activate subscribes, deactivate stops the worker, cleanup frees
+    all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('superpoint_frontend')
+        self._values = declare(self, PARAMETERS)
+        self._settings = Settings.of(self._values)
+        self._statistics = Statistics()
+        self._problem = ''
+        self._outputs: Outputs | None = None
+        self._pipeline: Pipeline | None = None
+        self._worker: NewestWins[tuple[Any, float]] | None = None
+        self._inputs: list[Any] = []
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics = Diagnostics(self)
+        # Simulated time may stand still; diagnostics must not.
+        self.create_timer(
+            _DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        # Loading takes seconds. In a callback group of its own it does not hold up the images.
+        loading = MutuallyExclusiveCallbackGroup()
+        self.create_service(Trigger, '~/reload_weights', self._on_reload_weights, callback_group=loading)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the weights and warm up. Fails, with the reason in the log, where they can't be used."""
+        self._statistics = Statistics()
+        self._outputs = Outputs(self)
+        try:
+            self._pipeline = Pipeline(
+                load=self._load,
+                settings=self._settings,
+                mask=_read_mask(self._values['mask']),
+                outputs=self._outputs,
+                statistics=self._statistics,
+                logger=self.get_logger(),
+            )
+        except (WeightsError, EngineError, ValueError) as error:
+            return self._not_configured(str(error))
+        except Exception:  # rclpy would swallow it
+            return self._not_configured(traceback.format_exc())
+        self._problem = ''
+        self.get_logger().info(f'Configured: {self._pipeline.detector.description}.')
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker and listen."""
+        assert self._pipeline is not None
+        pipeline = self._pipeline
+        self._statistics.restart_clock()
+        self._worker = NewestWins(lambda arrival: pipeline.process(*arrival), self._statistics.on_dropped)
+        kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
+        reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
+        newest = QoSProfile(depth=1, reliability=reliability)
+        any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._inputs = [
+            self.create_subscription(CameraInfo, 'camera_info', pipeline.optics.set_info, any_sender),
+            self.create_subscription(kind, 'image', self._on_image, newest),
+        ]
+        self.get_logger().info(f'Active: listening to {self._inputs[-1].topic_name}.')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening and finish the image in hand."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the network, its memory on the device, and the topics."""
+        self._free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free all, from any state."""
+        self._stop()
+        self._free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that went wrong: back to where configure can be tried again."""
+        return self.on_shutdown(state)
+
+    def close(self) -> None:
+        """Finish the image in hand and leave ROS, whatever the state."""
+        self._stop()
+        self.destroy_node()
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._statistics.on_received()
+        if self._worker is not None:
+            self._worker.put((message, monotonic()))
+
+    def _on_set_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
+        try:
+            new = {p.name: _BY_NAME[p.name].check(p.value) for p in changes if p.name in _BY_NAME}
+            self._settings = Settings.of(self._values | new)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._values |= new
+        if self._pipeline is not None:
+            self._pipeline.settings = self._settings
+        return SetParametersResult(successful=True)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._pipeline is None:
+            response.message = 'Not configured: there are no tracks.'
+            return response
+        self._pipeline.reset_wanted = True
+        response.success, response.message = True, 'Tracks start anew, with ids from 1, at the next image.'
+        return response
+
+    def _on_reload_weights(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._pipeline is None:
+            response.message = 'Not configured: configure loads the weights.'
+            return response
+        try:
+            self._pipeline.detector = self._load(None)
+        except (WeightsError, EngineError, ValueError) as error:
+            response.message = f'The weights in use stay: {error}'
+            self.get_logger().error(response.message)
+            return response
+        response.success, response.message = True, f'Loaded {self._pipeline.detector.description}.'
+        self.get_logger().info(response.message)
+        return response
+
+    def _load(self, device: str | None) -> Detector:
+        return load_detector(self._values, device)
+
+    def _not_configured(self, reason: str) -> TransitionCallbackReturn:
+        self._problem = f'Not configured: {reason}'
+        self.get_logger().error(self._problem)
+        self._free()
+        return TransitionCallbackReturn.FAILURE
+
+    def _stop(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _free(self) -> None:
+        self._pipeline = None
+        if self._outputs is not None:
+            self._outputs.destroy(self)
+            self._outputs = None
+        torch.cuda.empty_cache()  # does nothing where CUDA was not used
+
+    def _publish_diagnostics(self) -> None:
+        pipeline, values = self._pipeline, self._statistics.report()
+        if pipeline is None:
+            self._diagnostics.publish(self._problem, '', 'Not configured.', values)
+            return
+        values |= {'detector': pipeline.detector.description, 'calibration': pipeline.optics.status}
+        if not self._inputs:
+            self._diagnostics.publish(pipeline.problem, '', 'Inactive.', values)
+            return
+        topic, silence = self._inputs[-1].topic_name, self._statistics.silence
+        warning = ''
+        if silence > self._settings.stale_after:
+            warning = (
+                f'No image for {silence:.1f} s on {topic}, which {self.count_publishers(topic)} publish.'
+            )
+        self._diagnostics.publish(pipeline.problem, warning, 'Active.', values)
+
+
+def _read_mask(path: str) -> np.ndarray | None:
+    """[H, W] uint8 of a picture file; None for ''."""
+    if not path:
+        return None
+    mask = cv2.imread(str(Path(path).expanduser()), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise ParameterError(f"The mask '{path}' is no picture that can be read.")
+    return mask
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until a signal comes."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = FrontendNode()
+        executor = MultiThreadedExecutor(num_threads=2)
+        executor.add_node(node)
+        if (
+            node.get_parameter('autostart').value
+            and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        ):
+            node.trigger_activate()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ParameterError as error:
+        sys.exit(f'frontend: {error}')
+    finally:
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,107 @@
+"""What is known of how a camera sees, its calibration and its mask, made ready for its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from superpoint_ros.camera import Camera, CameraError
+
+UNCALIBRATED = 'uncalibrated'
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the front-end takes it, its camera, and its mask: [H, W] uint8, 0 where nothing is wanted."""
+
+    image: np.ndarray
+    camera: Camera | None
+    mask: np.ndarray | None
+
+
+class Optics:
+    """Turns images into views with the latest `camera_info`.
+
+    A calibration that is wrong, or of another size than the images, counts as none, and `notice` is called
+    with a short name of the fault and a sentence about it.
+    """
+
+    def __init__(self, mask: np.ndarray | None, notice: Callable[[str, str], None]) -> None:
+        self._raw_mask = mask
+        self._notice = notice
+        self._info: Any = None
+        self._known: tuple[Any, ...] = ()
+        self._camera: Camera | None = None
+        self.status = UNCALIBRATED
+
+    def set_info(self, info: Any) -> None:
+        """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
+        self._info = info
+
+    def view(self, image: np.ndarray, rectify: bool) -> View:
+        """The view of [H, W] uint8; rectified if asked for and the calibration is known."""
+        camera = self._fitting_camera(image)
+        mask = self._fitting_mask(image)
+        if camera is None or not rectify:
+            return View(image, camera, mask)
+        rectified_mask = camera.rectified_mask
+        if mask is not None:
+            rectified_mask = cv2.bitwise_and(rectified_mask, camera.rectify(mask))
+        return View(camera.rectify(image), camera.rectified, rectified_mask)
+
+    def _fitting_camera(self, image: np.ndarray) -> Camera | None:
+        self._read_info()
+        camera = self._camera
+        if camera is not None and (camera.height, camera.width) != image.shape:
+            self._notice(
+                'camera_info of another size',
+                f'camera_info is for {camera.width}x{camera.height} pixels, the images have '
+                f'{image.shape[1]}x{image.shape[0]}: they are taken as uncalibrated.',
+            )
+            return None
+        return camera
+
+    def _read_info(self) -> None:
+        info = self._info
+        if info is None or (content := _content(info)) == self._known:
+            return
+        self._known = content
+        try:
+            self._camera = Camera.from_info(info)
+        except CameraError as error:
+            self._camera = None
+            self._notice('wrong camera_info', f'{error} The images are taken as uncalibrated.')
+        else:
+            if self._camera is None:
+                self._notice(
+                    'zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.'
+                )
+        if self._camera is None:
+            self.status = UNCALIBRATED
+        else:
+            self.status = 'pinhole' if self._camera.model == 'none' else self._camera.model
+
+    def _fitting_mask(self, image: np.ndarray) -> np.ndarray | None:
+        mask = self._raw_mask
+        if mask is not None and mask.shape != image.shape:
+            self._notice(
+                'mask of another size',
+                f'The mask has {mask.shape[1]}x{mask.shape[0]} pixels, the images have '
+                f'{image.shape[1]}x{image.shape[0]}: it is not used.',
+            )
+            return None
+        return mask
+
+
+def _content(info: Any) -> tuple[Any, ...]:
+    """All of a CameraInfo but its header, to be compared."""
+    roi = info.roi
+    return (
+        *(info.width, info.height, info.distortion_model, info.binning_x, info.binning_y),
+        *(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        *(np.asarray(values, np.float64).tobytes() for values in (info.d, info.k, info.r, info.p)),
+    )

@@ -1,0 +1,85 @@
+"""Parameters as a table: declared with descriptors, so that tools show their meaning, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+
+
+class ParameterError(ValueError):
+    """A parameter was given a value that it can't have."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        low, high: range of a number, both included.
+        choices: what a string may be; empty allows all.
+        live: whether a change takes effect at the next image; else at the next time the node is configured.
+    """
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` shows."""
+        descriptor = ParameterDescriptor(name=self.name, description=self.description)
+        if self.choices:
+            descriptor.additional_constraints = f'One of {", ".join(self.choices)}.'
+        if isinstance(self.default, float):
+            # `rate:=0` on a command line is an integer, and meant as a number all the same.
+            descriptor.dynamic_typing = True
+            if self.low is not None and self.high is not None:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=self.low, to_value=self.high)
+                ]
+        elif self.low is not None and self.high is not None:
+            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+        return descriptor
+
+    def check(self, value: Any) -> Any:
+        """The value in the parameter's own type.
+
+        Raises:
+            ParameterError: it has another type, is out of range, or is none of the choices.
+        """
+        if isinstance(self.default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(self.default):
+            kind = {float: 'a number', int: 'an integer', bool: 'true or false', str: 'a text'}[
+                type(self.default)
+            ]
+            raise ParameterError(f'{self.name} must be {kind}, not {value!r}.')
+        if self.choices and value not in self.choices:
+            raise ParameterError(f'{self.name} must be one of {", ".join(self.choices)}, not {value!r}.')
+        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
+            raise ParameterError(f'{self.name} must be from {self.low:g} to {self.high:g}, not {value:g}.')
+        return value
+
+
+def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """Declare a table of parameters and return their values by name, as given at start or by default.
+
+    Raises:
+        ParameterError: one of the values given has the wrong type or is out of range.
+    """
+    values = {}
+    for parameter in parameters:
+        try:
+            value = node.declare_parameter(parameter.name, parameter.default, parameter.descriptor()).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ParameterError(str(error)) from error
+        values[parameter.name] = parameter.check(value)
+    return values

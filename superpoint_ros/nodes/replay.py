@@ -1,0 +1,197 @@
+"""Plays a bag, a video or a folder of pictures as a camera: `image` and `camera_info`."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from time import monotonic
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from superpoint_ros.nodes.calibration_files import CalibrationFileError
+from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
+from superpoint_ros.nodes.recordings import (
+    CutShortError,
+    Options,
+    Recording,
+    RecordingError,
+    Shot,
+    decompress,
+    open_recording,
+    time_of,
+)
+
+PARAMETERS = (
+    Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
+    Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images."),
+    Parameter(
+        'camera_info_topic', '', "Calibration topic in the bag; '' takes the one named most like `topic`."
+    ),
+    Parameter('camera_info', '', 'Calibration file (YAML) to publish in place of a recorded calibration.'),
+    Parameter('frame_id', 'camera', 'Frame of pictures and videos, which have none.'),
+    Parameter('fps', 30.0, 'Rate of pictures that have no times, in images a second.', low=0.01, high=1000.0),
+    Parameter(
+        'rate',
+        1.0,
+        'Speed: 1 as recorded, 2 twice as fast; 0 sends an image when `features` of the one before came.',
+        low=0.0,
+        high=1000.0,
+    ),
+    Parameter('loop', False, 'Start again at the end. Stamps go on rising.'),
+    Parameter('stamps', 'recorded', 'Stamps of the images.', choices=('recorded', 'now')),
+    Parameter(
+        'image_transport',
+        'raw',
+        'raw decodes compressed recordings to Image; compressed passes them on as CompressedImage.',
+        choices=('raw', 'compressed'),
+    ),
+    Parameter('wait_for_subscriber', True, 'Send nothing until someone listens to `image`.'),
+    Parameter(
+        'answer_timeout',
+        2.0,
+        'At rate 0: seconds to wait for the features of an image before the next is sent all the same.',
+        low=0.01,
+        high=600.0,
+    ),
+)
+
+
+class Replay(Node):
+    """Publishes a recording's images. `play` returns when it ended."""
+
+    def __init__(self) -> None:
+        super().__init__('replay')
+        self._settings = declare(self, PARAMETERS)
+        reliable = QoSProfile(
+            depth=5, reliability=ReliabilityPolicy.RELIABLE
+        )  # serves best-effort readers too
+        kind = CompressedImage if self._settings['image_transport'] == 'compressed' else Image
+        self._images = self.create_publisher(kind, 'image', reliable)
+        self._infos = self.create_publisher(CameraInfo, 'camera_info', reliable)
+        self._answer: tuple[int, int] | None = None
+        if self._settings['rate'] == 0:
+            self.create_subscription(PointCloud2, 'features', self._on_features, reliable, raw=True)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self)
+
+    def play(self) -> None:
+        """Play to the end, again and again if told to loop.
+
+        Raises:
+            RecordingError, CalibrationFileError: there is nothing to play.
+        """
+        settings = self._settings
+        if not settings['input']:
+            raise RecordingError('Say what to play: --ros-args -p input:=PATH.')
+        recording = open_recording(
+            Path(settings['input']).expanduser(),
+            Options(
+                topic=settings['topic'],
+                camera_info_topic=settings['camera_info_topic'],
+                camera_info=Path(settings['camera_info']).expanduser() if settings['camera_info'] else None,
+                frame_id=settings['frame_id'],
+                fps=settings['fps'],
+            ),
+        )
+        if settings['wait_for_subscriber']:
+            self._wait_for_subscriber()
+        self.get_logger().info(f'Playing {recording}.')
+        shift_ns = 0
+        while True:
+            shift_ns += self._play_once(recording, shift_ns)
+            if not settings['loop']:
+                break
+        self._finish()
+
+    def _play_once(self, recording: Recording, shift_ns: int) -> int:
+        """Play all images, their stamps moved by `shift_ns`. Returns by how much the next round moves on."""
+        started = monotonic()
+        stamps: list[int] = []
+        try:
+            for shot in recording:
+                stamps.append(shot.stamp_ns)
+                if self._settings['rate'] > 0:
+                    self._spin_until(started + (shot.stamp_ns - stamps[0]) * 1e-9 / self._settings['rate'])
+                self._publish(shot, shift_ns)
+        except CutShortError as error:
+            self.get_logger().warning(str(error))
+        if not stamps:
+            raise RecordingError(f'There are no images in {recording}.')
+        seconds = monotonic() - started
+        self.get_logger().info(f'Played {len(stamps)} images in {seconds:.1f} s.')
+        period = (stamps[-1] - stamps[0]) // (len(stamps) - 1) if len(stamps) > 1 else 1_000_000_000
+        return max(stamps) - stamps[0] + max(period, 1)
+
+    def _publish(self, shot: Shot, shift_ns: int) -> None:
+        image = shot.image
+        now = self._settings['stamps'] == 'now'
+        stamp = self.get_clock().now().to_msg() if now else time_of(shot.stamp_ns + shift_ns)
+        if self._settings['image_transport'] == 'raw' and isinstance(image, CompressedImage):
+            try:
+                image = decompress(image)
+            except RecordingError as error:
+                self.get_logger().warning(f'Skipped: {error}')
+                return
+        elif self._settings['image_transport'] == 'compressed' and isinstance(image, Image):
+            raise RecordingError('These images are not compressed: leave image_transport at raw.')
+        image.header.stamp = stamp
+        if shot.info is not None:
+            shot.info.header = image.header
+            self._infos.publish(shot.info)
+        self._images.publish(image)
+        if self._settings['rate'] == 0:
+            self._wait_for_answer((stamp.sec, stamp.nanosec))
+
+    def _wait_for_subscriber(self) -> None:
+        self.get_logger().info(f'Waiting for a subscriber of {self._images.topic_name}.')
+        answered = self._settings['rate'] == 0
+        while not self._images.get_subscription_count() or (
+            answered and not self.count_publishers('features')
+        ):
+            self._executor.spin_once(timeout_sec=0.05)
+        # The other side may know of this one a little later.
+        self._spin_until(monotonic() + 0.3)
+
+    def _wait_for_answer(self, stamp: tuple[int, int]) -> None:
+        deadline = monotonic() + self._settings['answer_timeout']
+        while self._answer != stamp and monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=deadline - monotonic())
+
+    def _on_features(self, serialized: bytes) -> None:
+        # The stamp is all that is needed of 1 MB. It follows 4 bytes that say how the message is encoded.
+        order = '<' if serialized[1] & 1 else '>'
+        self._answer = struct.unpack_from(f'{order}iI', serialized, 4)
+
+    def _spin_until(self, moment: float) -> None:
+        while (left := moment - monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def _finish(self) -> None:
+        """Give the last message time to arrive before this process and its memory go."""
+        self._spin_until(monotonic() + 0.5)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Play until the recording ends or a signal comes."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = Replay()
+        node.play()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (RecordingError, CalibrationFileError, ParameterError) as error:
+        sys.exit(f'replay: {error}')
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main()

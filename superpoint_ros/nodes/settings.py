@@ -1,0 +1,219 @@
+"""The front-end node's parameters, and what they mean to the classes that do the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from superpoint_ros.detector import Detector
+from superpoint_ros.engines import ENGINES, PRECISIONS
+from superpoint_ros.frontend import Frontend
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.matching import MatchSettings
+from superpoint_ros.messages import DESCRIPTOR_TYPES
+from superpoint_ros.nodes.parameters import Parameter
+from superpoint_ros.tracks import TrackSettings
+
+_KEYPOINTS, _MATCHING, _TRACKS = KeypointSettings(), MatchSettings(), TrackSettings()
+
+PARAMETERS = (
+    Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
+    Parameter('weights', 'superpoint', 'superpoint, superpoint_small, or a .safetensors file.'),
+    Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
+    Parameter('engine', 'auto', 'What runs the network; auto takes the fastest here.', choices=ENGINES),
+    Parameter(
+        'precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS
+    ),
+    Parameter('warm_up_width', 640, 'Width of the pictures to prepare for, pixels.', low=8, high=16384),
+    Parameter('warm_up_height', 480, 'Height of the pictures to prepare for, pixels.', low=8, high=16384),
+    Parameter('mask', '', "Picture, black where no keypoint is wanted, as on the robot itself; '' is none."),
+    Parameter(
+        'image_transport',
+        'raw',
+        'raw: `image` is an Image; compressed: it is a CompressedImage.',
+        choices=('raw', 'compressed'),
+    ),
+    Parameter(
+        'image_reliability',
+        'best_effort',
+        'best_effort hears every publisher; reliable only reliable ones, but loses none of their images.',
+        choices=('best_effort', 'reliable'),
+    ),
+    Parameter(
+        'rectify',
+        False,
+        'Undo the lens distortion of `image` as `camera_info` says; leave false for rectified images.',
+        live=True,
+    ),
+    Parameter(
+        'descriptor_type',
+        'float32',
+        'Type of the descriptors in `features`; int8 takes a quarter of the bytes.',
+        choices=DESCRIPTOR_TYPES,
+        live=True,
+    ),
+    Parameter(
+        'stale_after',
+        2.0,
+        'Seconds without an image until /diagnostics warns.',
+        low=0.1,
+        high=3600.0,
+        live=True,
+    ),
+    Parameter(
+        'max_keypoints',
+        _KEYPOINTS.max_keypoints,
+        'Keypoints in an image, at most; the best are kept.',
+        low=1,
+        high=20000,
+        live=True,
+    ),
+    Parameter(
+        'detection_threshold',
+        _KEYPOINTS.detection_threshold,
+        'Least probability of a keypoint.',
+        low=0.0,
+        high=0.999,
+        live=True,
+    ),
+    Parameter(
+        'nms_radius',
+        _KEYPOINTS.nms_radius,
+        'No two keypoints are closer than this along both axes, pixels.',
+        low=0,
+        high=64,
+        live=True,
+    ),
+    Parameter(
+        'border',
+        _KEYPOINTS.border,
+        'Width of the frame along the edges that has no keypoints, pixels.',
+        low=0,
+        high=1024,
+        live=True,
+    ),
+    Parameter('subpixel', _KEYPOINTS.subpixel, 'Refine positions to a fraction of a pixel.', live=True),
+    Parameter(
+        'spread',
+        _KEYPOINTS.spread,
+        'Side of the grid cells over which keypoints are spread evenly, pixels; 0 takes the best anywhere.',
+        low=0,
+        high=1024,
+        live=True,
+    ),
+    Parameter(
+        'matching.min_similarity',
+        _MATCHING.min_similarity,
+        'Least cosine similarity of two descriptors that match.',
+        low=-1.0,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(
+        'matching.max_ratio',
+        _MATCHING.max_ratio,
+        'Most that the distance to the best match may be of that to the second best; 1 is no test.',
+        low=0.01,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(
+        'matching.search_radius',
+        _MATCHING.search_radius,
+        'Most that a feature moves between two images, pixels; 0 searches everywhere.',
+        low=0.0,
+        high=10000.0,
+        live=True,
+    ),
+    Parameter(
+        'matching.verify', _MATCHING.verify, 'Check matches against the motion of the camera.', live=True
+    ),
+    Parameter(
+        'matching.inlier_threshold',
+        _MATCHING.inlier_threshold,
+        'Most that an inlier is off its epipolar line, pixels.',
+        low=0.01,
+        high=100.0,
+        live=True,
+    ),
+    Parameter(
+        'tracks.max_missed',
+        _TRACKS.max_missed,
+        'Images in a row that a track survives without being seen.',
+        low=0,
+        high=100,
+        live=True,
+    ),
+    Parameter(
+        'tracks.min_similarity',
+        _TRACKS.min_similarity,
+        'Least cosine similarity of a feature to the lost track that it continues.',
+        low=-1.0,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(
+        'tracks.search_radius',
+        _TRACKS.search_radius,
+        'Most pixels from where a lost track was last seen; 0 searches everywhere.',
+        low=0.0,
+        high=10000.0,
+        live=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may change from one image to the next."""
+
+    keypoints: KeypointSettings
+    matching: MatchSettings
+    tracks: TrackSettings
+    rectify: bool
+    descriptor_type: str
+    stale_after: float
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Settings:
+        """Settings of parameter values by name.
+
+        Raises:
+            ValueError: a value that its class refuses.
+        """
+        return cls(
+            keypoints=_group(KeypointSettings, values, ''),
+            matching=_group(MatchSettings, values, 'matching.'),
+            tracks=_group(TrackSettings, values, 'tracks.'),
+            rectify=values['rectify'],
+            descriptor_type=values['descriptor_type'],
+            stale_after=values['stale_after'],
+        )
+
+    def apply(self, frontend: Frontend) -> None:
+        """Make a front-end follow these settings from its next image on."""
+        frontend.detector.settings = self.keypoints
+        frontend.match_settings = self.matching
+        frontend.track_settings = self.tracks
+
+
+def load_detector(values: dict[str, Any], device: str | None = None) -> Detector:
+    """The detector that the parameters ask for, warmed up; on another device where one is given.
+
+    Raises:
+        WeightsError, EngineError, ValueError: see `Detector.load`.
+    """
+    detector = Detector.load(
+        values['weights'],
+        device or values['device'],
+        engine=values['engine'],
+        precision=values['precision'],
+    )
+    detector.warm_up(values['warm_up_height'], values['warm_up_width'])
+    return detector
+
+
+def _group(kind: Any, values: dict[str, Any], prefix: str) -> Any:
+    """An instance of a settings class from those of its fields that are parameters."""
+    names = (field.name for field in fields(kind))
+    return kind(**{name: values[prefix + name] for name in names if prefix + name in values})

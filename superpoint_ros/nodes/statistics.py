@@ -1,0 +1,96 @@
+"""Counts and times of a running front-end. Knows no ROS."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from time import monotonic
+
+import numpy as np
+
+_WINDOW_SECONDS = 10.0
+
+
+class Statistics:
+    """What became of the images so far: each one received ends as processed, dropped or failed.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter(received=0, processed=0, dropped=0, failed=0)
+        self._failures: Counter[str] = Counter()
+        self._notices: Counter[str] = Counter()
+        self._recent: deque[tuple[float, float]] = deque()  # (time, latency in ms) of each processed image
+        self._latest: dict[str, float] = {}
+        self._last_received = monotonic()
+
+    def on_received(self) -> None:
+        """An image came."""
+        with self._lock:
+            self._counts['received'] += 1
+            self._last_received = monotonic()
+
+    def on_dropped(self) -> None:
+        """An image gave way to a newer one."""
+        with self._lock:
+            self._counts['dropped'] += 1
+
+    def on_failed(self, cause: str) -> bool:
+        """An image could not be processed. Returns whether this cause is new: worth a line in the log."""
+        with self._lock:
+            self._counts['failed'] += 1
+            self._failures[cause] += 1
+            return self._failures[cause] == 1
+
+    def on_noticed(self, cause: str) -> bool:
+        """Something was odd, but the image was processed. Returns whether this cause is new."""
+        with self._lock:
+            self._notices[cause] += 1
+            return self._notices[cause] == 1
+
+    def on_processed(self, latency_ms: float, latest: dict[str, float]) -> None:
+        """An image's results were published `latency_ms` after it came; `latest` is what to report of it."""
+        now = monotonic()
+        with self._lock:
+            self._counts['processed'] += 1
+            self._latest = latest
+            self._recent.append((now, latency_ms))
+            self._forget_before(now - _WINDOW_SECONDS)
+
+    def restart_clock(self) -> None:
+        """Count the silence from now on: no image was expected before."""
+        with self._lock:
+            self._last_received = monotonic()
+
+    @property
+    def failed(self) -> int:
+        """How many images could not be processed."""
+        return self._counts['failed']
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last image came."""
+        return monotonic() - self._last_received
+
+    def report(self) -> dict[str, str]:
+        """Everything, as names and values for people. Rate and latency are those of the last 10 s."""
+        with self._lock:
+            self._forget_before(monotonic() - _WINDOW_SECONDS)
+            times = np.array(self._recent).reshape(-1, 2)
+            report = {name: str(count) for name, count in self._counts.items()}
+            report |= {f'failed: {cause}': str(count) for cause, count in self._failures.items()}
+            report |= {f'notice: {cause}': str(count) for cause, count in self._notices.items()}
+            latest = dict(self._latest)
+        span = times[-1, 0] - times[0, 0] if len(times) > 1 else 0.0
+        report['rate_hz'] = f'{(len(times) - 1) / span if span > 0 else 0.0:.1f}'
+        for percent in (50, 95, 99):
+            report[f'latency_p{percent}_ms'] = (
+                f'{np.percentile(times[:, 1], percent):.2f}' if len(times) else 'nan'
+            )
+        return report | {name: f'{value:.6g}' for name, value in latest.items()}
+
+    def _forget_before(self, moment: float) -> None:
+        while self._recent and self._recent[0][0] < moment:
+            self._recent.popleft()
