@@ -17,7 +17,7 @@ class ProcessError(RuntimeError):
 class Process:
     """A module run with `python -m` whose output goes to a file; a context manager that stops it."""
 
-    def __init__(self, module: str, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
         self.name = module.rpartition('.')[2]
         self.log = log
         with log.open('wb') as output:
@@ -25,7 +25,7 @@ class Process:
                 [sys.executable, '-m', module, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment | {'PYTHONUNBUFFERED': '1'},
+                env=os.environ | {'PYTHONUNBUFFERED': '1'},
                 start_new_session=True,  # Ctrl-C comes to the demo alone, which stops them in order
             )
 

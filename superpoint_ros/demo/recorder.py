@@ -61,6 +61,11 @@ class Recorder:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
+    def hears(self, topic: str, node: str) -> bool:
+        """Whether a node of that name subscribes to the topic."""
+        readers = self.node.get_subscriptions_info_by_topic(self.node.resolve_topic_name(topic))
+        return node in (reader.node_name for reader in readers)
+
     def _subscribe(self, kind: type, topic: str, on_message: Callable[[bytes], None]) -> None:
         self.node.create_subscription(kind, topic, on_message, QoSProfile(depth=20), raw=True)
 

@@ -50,7 +50,13 @@ PARAMETERS = (
         'raw decodes compressed recordings to Image; compressed passes them on as CompressedImage.',
         choices=('raw', 'compressed'),
     ),
-    Parameter('wait_for_subscriber', True, 'Send nothing until someone listens to `image`.'),
+    Parameter(
+        'wait_for_subscribers',
+        1,
+        'Send nothing until so many listen to `image`; 0 starts at once.',
+        low=0,
+        high=100,
+    ),
     Parameter(
         'answer_timeout',
         2.0,
@@ -98,8 +104,8 @@ class Replay(Node):
                 fps=settings['fps'],
             ),
         )
-        if settings['wait_for_subscriber']:
-            self._wait_for_subscriber()
+        if settings['wait_for_subscribers']:
+            self._wait_for_subscribers(settings['wait_for_subscribers'])
         self.get_logger().info(f'Playing {recording}.')
         shift_ns = 0
         while True:
@@ -147,10 +153,10 @@ class Replay(Node):
         if self._settings['rate'] == 0:
             self._wait_for_answer((stamp.sec, stamp.nanosec))
 
-    def _wait_for_subscriber(self) -> None:
-        self.get_logger().info(f'Waiting for a subscriber of {self._images.topic_name}.')
+    def _wait_for_subscribers(self, count: int) -> None:
+        self.get_logger().info(f'Waiting for {count} to listen to {self._images.topic_name}.')
         answered = self._settings['rate'] == 0
-        while not self._images.get_subscription_count() or (
+        while self._images.get_subscription_count() < count or (
             answered and not self.count_publishers('features')
         ):
             self._executor.spin_once(timeout_sec=0.05)

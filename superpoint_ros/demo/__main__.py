@@ -1,0 +1,61 @@
+"""Runs the front-end on a recording over ROS 2 topics and says how well it did."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from superpoint_ros.demo.processes import ProcessError
+from superpoint_ros.demo.run import DemoError, Settings, Source, run
+from superpoint_ros.demo.sequence import Gallery
+from superpoint_ros.demo.summary import table
+from superpoint_ros.nodes.calibration_files import CalibrationFileError
+from superpoint_ros.nodes.recordings import RecordingError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the demo; ends with status 1 and a message when it can't."""
+    options = _parse(arguments)
+    settings = Settings(options.weights, options.rate, options.domain)
+    try:
+        if options.input is None:
+            print('Rendering the sequence, once ...', flush=True)
+            gallery = Gallery(options.frames)
+            source = Source(gallery.bag(options.output), transfer=gallery.transfer)
+        else:
+            source = Source(options.input, options.topic)
+        print(f'Playing {source.open()} ...', flush=True)
+        summary = run(source, options.output, settings)
+    except (DemoError, ProcessError, RecordingError, CalibrationFileError) as error:
+        sys.exit(f'demo: {error}')
+    except KeyboardInterrupt:
+        sys.exit('demo: stopped')
+    print(table(summary))
+    print(f'Bag, pictures, figures and logs are in {options.output}.')
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='demo', description=__doc__)
+    parser.add_argument(
+        'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the own sequence'
+    )
+    parser.add_argument(
+        '--topic', default='', help='image topic of a bag; default: the one with the most images'
+    )
+    parser.add_argument('--output', type=Path, default=Path('out/demo'), help='default: %(default)s')
+    parser.add_argument('--weights', default='superpoint', help='default: %(default)s')
+    parser.add_argument(
+        '--rate',
+        type=float,
+        default=1.0,
+        help='speed, 1 as recorded; 0 sends an image when the one before was answered; default: %(default)s',
+    )
+    parser.add_argument('--frames', type=int, default=150, help='of the own sequence; default: %(default)s')
+    # Runs on one machine keep apart; higher domains run into the ports that Linux hands out.
+    domain = 1 + os.getpid() % 100
+    parser.add_argument('--domain', type=int, default=domain, help='ROS_DOMAIN_ID; default: any of 1 to 100')
+    return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+    main()

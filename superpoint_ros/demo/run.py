@@ -1,0 +1,150 @@
+"""One run of the demo: replay and front-end as processes, a recorder, then figures and pictures."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from superpoint_ros.demo.pictures import Image, draw_motion, draw_pair, join, write_video
+from superpoint_ros.demo.processes import Process
+from superpoint_ros.demo.recorder import Recorder
+from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
+from superpoint_ros.images import ImageError, to_array
+from superpoint_ros.nodes.recordings import Options, Recording, open_recording
+from superpoint_ros.share import share_directory
+
+START_SECONDS = 120.0
+"""For loading and compiling the network on a slow machine."""
+QUIET_SECONDS = 1.5
+"""Without a message after the last image, the front-end is done."""
+
+
+class DemoError(RuntimeError):
+    """The demo can't go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is played: a recording, its image topic ('' for that with most images), its truth if known."""
+
+    path: Path
+    topic: str = ''
+    transfer: Transfer | None = None
+
+    def open(self) -> Recording:
+        """Open the recording.
+
+        Raises:
+            RecordingError: it can't be played.
+        """
+        return open_recording(self.path, Options(topic=self.topic))
+
+    def images(self) -> Iterator[tuple[int, Image]]:
+        """Stamps and readable images [H, W, 3] of the recording."""
+        for shot in self.open():
+            try:
+                grey = to_array(shot.image)
+            except ImageError:
+                continue
+            yield shot.stamp_ns, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is played; a rate of 0 sends an image when the one before was answered."""
+
+    weights: str = 'superpoint'
+    rate: float = 1.0
+    domain: int = 1
+
+
+def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
+    """Play a source to a front-end, and write bag, logs, pictures and figures to a folder.
+
+    Returns:
+        The figures, see `summarise`.
+
+    Raises:
+        RecordingError: the source can't be played.
+        ProcessError, DemoError: the front-end or the replay did not work.
+    """
+    source.open()
+    output.mkdir(parents=True, exist_ok=True)
+    bag = output / 'run'
+    shutil.rmtree(bag, ignore_errors=True)
+    environment = _environment(settings.domain)
+    # The recorder is in this process.
+    os.environ.update(environment)
+    with Recorder(bag) as recorder:
+        _play(recorder, source, output, settings)
+    recorded = read_run(bag)
+    summary = summarise(recorded, source.transfer)
+    (output / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    _draw(recorded, source, output)
+    return summary
+
+
+def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) -> None:
+    # Reliable, because the figures shall count the frames that the front-end drops, not those that DDS loses.
+    frontend_arguments = _arguments(autostart='true', weights=settings.weights, image_reliability='reliable')
+    replay_arguments = _arguments(
+        input=str(source.path.absolute()), topic=source.topic, rate=str(settings.rate)
+    )
+    with Process('superpoint_ros.nodes.frontend', frontend_arguments, output / 'frontend.log') as frontend:
+        _wait_until_listening(recorder, frontend)
+        with Process('superpoint_ros.nodes.replay', replay_arguments, output / 'replay.log') as replay:
+            while replay.running():
+                frontend.require()
+                recorder.spin(0.2)
+        while time.monotonic() - recorder.last_arrival < QUIET_SECONDS:
+            recorder.spin(0.2)
+        frontend.require()
+    if not recorder.counts['features']:
+        raise DemoError(f'The front-end published no features: see frontend.log and replay.log in {output}.')
+
+
+def _wait_until_listening(recorder: Recorder, frontend: Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not recorder.hears('image', 'superpoint_frontend'):
+        frontend.require()
+        if time.monotonic() > deadline:
+            raise DemoError(f'The front-end was not ready after {START_SECONDS:.0f} s: see {frontend.log}.')
+        recorder.spin(0.1)
+
+
+def _environment(domain: int) -> dict[str, str]:
+    """DDS on this machine only, in a domain of its own, with room for images in shared memory."""
+    environment = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    if 'FASTRTPS_DEFAULT_PROFILES_FILE' not in os.environ:
+        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(share_directory() / 'config' / 'fastdds.xml')
+    return environment
+
+
+def _arguments(**parameters: str) -> list[str]:
+    given = [f'{name}:={value}' for name, value in parameters.items() if value]
+    return ['--ros-args', *(word for pair in given for word in ('-p', pair))]
+
+
+def _draw(recorded: Run, source: Source, output: Path) -> None:
+    """Write the video, and the still: the pair with the median number of matches."""
+    counts = sorted(len(matches) for matches in recorded.matches if len(matches))
+    if not counts:
+        return
+    typical = next(matches for matches in recorded.matches if len(matches) == counts[len(counts) // 2])
+    periods = np.diff(sorted(recorded.received)) / 1e9
+    rate = float(np.clip(1 / max(np.median(periods), 1e-3), 1, 120))
+
+    def motions() -> Iterator[Image]:
+        for before, after, matches in join(source.images(), recorded.matches):
+            if matches is typical:
+                cv2.imwrite(str(output / 'matches.png'), draw_pair(before, after, matches))
+            yield draw_motion(after, matches)
+
+    write_video(output / 'matches.mp4', motions(), rate)
