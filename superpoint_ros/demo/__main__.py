@@ -19,7 +19,6 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(options.weights, options.rate, options.domain)
     try:
         if options.input is None:
-            print('Rendering the sequence, once ...', flush=True)
             gallery = Gallery(options.frames)
             source = Source(gallery.bag(options.output), transfer=gallery.transfer)
         else:

@@ -95,7 +95,10 @@ def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) 
     # Reliable, because the figures shall count the frames that the front-end drops, not those that DDS loses.
     frontend_arguments = _arguments(autostart='true', weights=settings.weights, image_reliability='reliable')
     replay_arguments = _arguments(
-        input=str(source.path.absolute()), topic=source.topic, rate=str(settings.rate)
+        input=str(source.path.absolute()),
+        topic=source.topic,
+        rate=str(settings.rate),
+        wait_for_subscribers='2',  # the front-end and the recorder
     )
     with Process('superpoint_ros.nodes.frontend', frontend_arguments, output / 'frontend.log') as frontend:
         _wait_until_listening(recorder, frontend)

@@ -75,6 +75,7 @@ class Gallery:
         if not path.exists():
             for stale in folder.glob('gallery-*'):
                 shutil.rmtree(stale)
+            print(f'Rendering {self.frames} images into {path} ...', flush=True)
             partial = folder / f'{path.name}.partial'
             self._write(partial)
             partial.rename(path)
