@@ -1,0 +1,81 @@
+"""YAML files to dataclasses and back, refusing what they do not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Config = TypeVar('Config')
+
+
+class ConfigError(ValueError):
+    """A configuration names an unknown key or gives a value of the wrong kind; the message says which."""
+
+
+def load_config(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file into the dataclass `kind`.
+
+    Args:
+        kind: a dataclass; fields may be dataclasses, tuples and numbers.
+        path: the file.
+        overrides: `a.b=value` strings, applied last; the value is read as YAML.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or a value that the dataclass itself refuses.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration '{path}': {error}") from error
+    for override in overrides:
+        key, equals, value = override.partition('=')
+        if not equals:
+            raise ConfigError(f"'{override}' is not of the form key=value")
+        branch = tree
+        *parents, leaf = key.split('.')
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = yaml.safe_load(value)
+    return from_mapping(kind, tree, str(path))
+
+
+def from_mapping(kind: type[Config], tree: Mapping[str, Any], where: str) -> Config:
+    """Build the dataclass `kind` from nested mappings; `where` names the source in errors."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f'{where}: expected a mapping, got {tree!r}')
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(tree) - set(hints))
+    if unknown:
+        raise ConfigError(f'{where}: unknown key {", ".join(unknown)}; known are {", ".join(sorted(hints))}')
+    values = {key: _convert(hints[key], value, f'{where}: {key}') for key, value in tree.items()}
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{where}: {error}') from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = [argument for argument in arguments if argument is not type(None)]
+        return _convert(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f'{where}: expected a list, got {value!r}')
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f'{where}: expected {hint.__name__}, got {value!r}')
+    return value

@@ -1,0 +1,175 @@
+"""Training examples by number: example i is a function of (seed, i), so a run resumes exactly where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from superpoint_ros.networks import STRIDE
+from superpoint_training import shapes
+from superpoint_training.frames import Frames
+from superpoint_training.homographies import (
+    HomographyConfig,
+    inside,
+    sample_homography,
+    translation,
+    valid_mask,
+    warp_image,
+    warp_points,
+)
+from superpoint_training.labels import Labels
+from superpoint_training.photometric import PhotometricConfig, augment
+
+Example = dict[str, Tensor]
+
+
+def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`[H/8, W/8]` targets: the keypoint's pixel in the cell, raster order, 64 for none; one of several by lot.
+
+    A keypoint belongs to the pixel whose centre is nearest; those outside the picture are dropped.
+    """
+    pixels = np.round(keypoints).astype(np.int64)
+    pixels = rng.permutation(pixels[inside(pixels, height, width)])
+    targets = np.full((height // STRIDE, width // STRIDE), STRIDE**2, np.int64)
+    x, y = pixels.T
+    targets[y // STRIDE, x // STRIDE] = y % STRIDE * STRIDE + x % STRIDE
+    return targets
+
+
+def _as_image(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(picture)[None]
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """Synthetic Shapes as training data: picture size in pixels and how it is spoilt."""
+
+    height: int = 120
+    width: int = 160
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+
+
+class ShapeExamples(Dataset[Example]):
+    """Pictures of shapes: `image [1, H, W]` uint8, `cells [H/8, W/8]` int64, `valid [H/8, W/8]` bool."""
+
+    def __init__(self, config: ShapesConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Example:
+        """Render example `index`."""
+        rng = np.random.default_rng([self.seed, index])
+        config = self.config
+        picture, corners = shapes.render(rng, config.height, config.width)
+        picture = augment(rng, picture, config.photometric)
+        cells = cell_targets(rng, corners, config.height, config.width)
+        return {
+            'image': _as_image(picture),
+            'cells': torch.from_numpy(cells),
+            'valid': torch.ones(cells.shape, dtype=torch.bool),
+        }
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How two views are cut out of a labelled frame.
+
+    Attributes:
+        size: side of the square crops, pixels.
+        first: the view that the first crop shows, relative to the frame.
+        second: the second view, relative to the first.
+        photometric: applied to each crop on its own.
+        points: correspondences drawn a pair for the sparse descriptor loss.
+        random_share: of them, anywhere in the overlap rather than on keypoints.
+    """
+
+    size: int = 160
+    first: HomographyConfig = field(default_factory=lambda: HomographyConfig((0.7, 1.3), np.pi / 12, 0.0, 0.2))
+    second: HomographyConfig = field(default_factory=HomographyConfig)
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    points: int = 200
+    random_share: float = 0.25
+
+
+class PairExamples(Dataset[Example]):
+    """Two views of a labelled frame.
+
+    For each of the views `a` and `b`: `image_* [1, S, S]` uint8, `cells_*` int64 and `valid_*` bool `[S/8, S/8]`;
+    and for the descriptor losses `points_a`, `points_b [N, 2]` float32 with `points_valid [N]` bool, and
+    `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b.
+    """
+
+    def __init__(self, frames: Frames, labels: Labels, config: PairsConfig, seed: int) -> None:
+        self.frames = frames
+        self.labels = labels
+        self.config = config
+        self.seed = seed
+        self.labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
+        if not self.labelled:
+            raise ValueError('the labels name none of the frames: were they made from other frames?')
+
+    def __getitem__(self, index: int) -> Example:
+        """Cut out example `index`."""
+        rng = np.random.default_rng([self.seed, index])
+        config, size = self.config, self.config.size
+        frame_index = self.labelled[rng.integers(len(self.labelled))]
+        frame = self.frames[frame_index]
+        keypoints = self.labels.by_name[self.frames.names[frame_index]]
+        height, width = frame.shape
+        crop = translation((size - width) / 2, (size - height) / 2)
+        to_a = crop @ sample_homography(rng, height, width, config.first)
+        a_to_b = sample_homography(rng, size, size, config.second)
+        to_b = a_to_b @ to_a
+
+        example: Example = {}
+        for name, view in (('a', to_a), ('b', to_b)):
+            picture = augment(rng, warp_image(frame, view, size, size), config.photometric)
+            seen = valid_mask((height, width), view, size, size, erosion=2)
+            blocks = seen.reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
+            targets = cell_targets(rng, warp_points(keypoints, view), size, size)
+            example[f'image_{name}'] = _as_image(picture)
+            example[f'cells_{name}'] = torch.from_numpy(targets)
+            example[f'valid_{name}'] = torch.from_numpy(blocks.all(axis=(1, 3)))
+        points = self._correspondences(rng, warp_points(keypoints, to_a), a_to_b)
+        example |= {name: torch.from_numpy(value) for name, value in points.items()}
+        centres = (np.stack(np.meshgrid(*[np.arange(size // STRIDE)] * 2), axis=-1) + 0.5) * STRIDE - 0.5
+        example['centres_in_b'] = torch.from_numpy(warp_points(centres.reshape(-1, 2), a_to_b)).float()
+        return example
+
+    def _correspondences(
+        self, rng: np.random.Generator, keypoints: np.ndarray, a_to_b: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Points seen in both crops: keypoints by lot, then random places, up to the count asked for."""
+        size, count = self.config.size, self.config.points
+        anywhere = rng.uniform(2, size - 3, (4 * count, 2))
+        groups = []
+        for points in (rng.permutation(keypoints), anywhere):
+            moved = warp_points(points, a_to_b)
+            both = inside(points, size, size, 2) & inside(moved, size, size, 2)
+            groups.append(points[both])
+        on_keypoints = groups[0][: int(count * (1 - self.config.random_share))]
+        points = np.concatenate([on_keypoints, groups[1]])[:count]
+        padded = np.zeros((count, 2))
+        padded[: len(points)] = points
+        moved = np.zeros((count, 2))
+        moved[: len(points)] = warp_points(points, a_to_b)
+        valid = np.arange(count) < len(points)
+        return {
+            'points_a': padded.astype(np.float32),
+            'points_b': moved.astype(np.float32),
+            'points_valid': valid,
+        }
+
+
+def batches(dataset: Dataset[Example], batch_size: int, start: int, stop: int, workers: int) -> Iterator[Example]:
+    """Batches number `start` to `stop - 1` of a data set of numbered examples, made by worker processes."""
+    numbers = range(start * batch_size, stop * batch_size)
+    loader = DataLoader(
+        dataset, batch_size, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    return iter(loader)

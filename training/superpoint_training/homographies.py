@@ -1,0 +1,99 @@
+"""Random homographies in pixel coordinates, and points and pictures moved by them.
+
+A homography is `[3, 3]` float64 and maps reference pixel to other pixel (x, y, pixel centres at integers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class HomographyConfig:
+    """Ranges of a random view.
+
+    Attributes:
+        scale: smallest and largest zoom; drawn from a normal about 1, cut off at the ends.
+        rotation: largest in-plane turn to either side, radians.
+        perspective: largest shift of a corner by perspective, as a share of the picture's size.
+        translation: largest shift of the centre, as a share of the picture's size.
+    """
+
+    scale: tuple[float, float] = (0.8, 1.2)
+    rotation: float = np.pi / 2
+    perspective: float = 0.2
+    translation: float = 0.1
+
+
+def truncated_normal(rng: np.random.Generator, sigma: float, low: float, high: float) -> float:
+    """A draw from a zero-mean normal restricted to [low, high], by rejection."""
+    while True:
+        value = rng.normal(0, sigma)
+        if low <= value <= high:
+            return float(value)
+
+
+def sample_homography(rng: np.random.Generator, height: int, width: int, config: HomographyConfig) -> np.ndarray:
+    """A random view of a `height` x `width` picture: perspective, then zoom, turn and shift about its centre.
+
+    Perspective is symmetric, as in SuperPoint's training: one draw tilts the top against the bottom, one the left
+    against the right. Turn and zoom are done in pixels, not in a unit square, which would shear a picture that is
+    not square.
+    """
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    half = np.array([width, height]) / 2
+    tilt_x, tilt_y = (
+        truncated_normal(rng, config.perspective / 2, -config.perspective, config.perspective)
+        if config.perspective > 0 else 0.0
+        for _ in range(2)
+    )  # fmt: skip
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
+    tilted = square * np.stack([1 + tilt_x * square[:, 1], 1 + tilt_y * square[:, 0]], axis=1)
+    perspective = cv2.getPerspectiveTransform((square * half).astype(np.float32), (tilted * half).astype(np.float32))
+    low, high = config.scale
+    zoom = 1 + truncated_normal(rng, max(high - 1, 1 - low, 1e-9) / 2, low - 1, high - 1)
+    angle = rng.uniform(-config.rotation, config.rotation)
+    cosine, sine = zoom * np.cos(angle), zoom * np.sin(angle)
+    x, y = centre + rng.uniform(-1, 1, 2) * config.translation * 2 * half
+    turn = np.array([[cosine, -sine, x], [sine, cosine, y], [0, 0, 1]])
+    return turn @ perspective @ translation(-centre[0], -centre[1])
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    """The shift by (x, y) pixels."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def rescaling(factor_x: float, factor_y: float) -> np.ndarray:
+    """Maps a pixel to where resizing by the factors puts it: `(k + 0.5) * factor - 0.5`."""
+    return np.array([[factor_x, 0, factor_x / 2 - 0.5], [0, factor_y, factor_y / 2 - 0.5], [0, 0, 1]], np.float64)
+
+
+def warp_points(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
+    """Points `[N, 2]` moved by a homography; a point on its horizon becomes infinite."""
+    mapped = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ homography.T
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return mapped[:, :2] / mapped[:, 2:]
+
+
+def inside(points: np.ndarray, height: int, width: int, margin: float = 0) -> np.ndarray:
+    """Which points `[N, 2]` lie in the picture, at least `margin` pixels from the centres of its border pixels."""
+    limit = np.array([width - 1 - margin, height - 1 - margin])
+    return np.asarray(((points >= margin) & (points <= limit)).all(axis=1))
+
+
+def warp_image(image: np.ndarray, homography: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture seen through a homography, bilinear, black where it shows nothing."""
+    return np.asarray(cv2.warpPerspective(image, homography, (width, height)), np.uint8)
+
+
+def valid_mask(shape: tuple[int, int], homography: np.ndarray, height: int, width: int, erosion: int = 0) -> np.ndarray:
+    """Where `warp_image` shows the picture of `shape` rather than black, shrunk by `erosion` pixels."""
+    seen = cv2.warpPerspective(np.ones(shape, np.uint8), homography, (width, height), flags=cv2.INTER_NEAREST)
+    if erosion:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * erosion + 1, 2 * erosion + 1))
+        seen = cv2.erode(seen, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(seen > 0)

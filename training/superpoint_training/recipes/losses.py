@@ -1,0 +1,106 @@
+"""The losses of SuperPoint's two trainings, as functions of tensors alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from superpoint_ros.networks import STRIDE
+
+
+def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy over the 65 channels of every cell (SuperPoint, equations 2 and 3).
+
+    Args:
+        logits: `[B, 65, h, w]`.
+        cells: `[B, h, w]` int64, the label's pixel within the cell in raster order, 64 where there is none.
+        valid: `[B, h, w]` bool, cells that count.
+
+    Returns:
+        mean over the valid cells; 0 if there are none.
+    """
+    per_cell = cross_entropy(logits.float(), cells, reduction='none')
+    return (per_cell * valid).sum() / valid.sum().clamp(min=1)
+
+
+def constant_prediction_loss(density: float, cell_count: int) -> float:
+    """The detector loss of the best prediction that does not look at the picture, for comparison.
+
+    Args:
+        density: mean number of labelled cells a picture.
+        cell_count: cells of a picture.
+    """
+    share = torch.tensor(min(max(density / cell_count, 1e-6), 1 - 1e-6))
+    return float(-(share * torch.log(share / STRIDE**2) + (1 - share) * torch.log1p(-share)))
+
+
+def dense_hinge_loss(
+    first: Tensor,
+    second: Tensor,
+    centres_in_second: Tensor,
+    valid: Tensor,
+    *,
+    positive_weight: float = 0.05,
+    positive_margin: float = 1.0,
+    negative_margin: float = 0.2,
+) -> Tensor:
+    """The paper's descriptor loss over all pairs of cells (equations 4 to 6).
+
+    With s = 1 where a cell's centre, warped, is at most 8 px from the other cell's centre, each pair contributes
+    `lambda_d * s * max(0, m_p - d.d') + (1 - s) * max(0, d.d' - m_n)`. Descriptors are L2-normalised, for which
+    the paper's lambda_d = 250 does not train; 0.05 does, with the sum over the valid pairs divided by their number
+    (see `docs/training.md`).
+
+    Args:
+        first, second: `[B, D, h, w]` descriptor maps, not normalised.
+        centres_in_second: `[B, h * w, 2]` the first picture's cell centres in pixels of the second.
+        valid: `[B, h * w]` bool, cells of the second picture that show the first.
+    """
+    rows, columns = second.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=second.device), torch.arange(columns, device=second.device), indexing='ij'
+    )
+    centres = (torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5) * STRIDE - 0.5
+    together = torch.cdist(centres_in_second.float(), centres.float()[None]) <= STRIDE
+    a, b = (normalize(d.float(), dim=1).flatten(2) for d in (first, second))
+    similarity = (a.transpose(1, 2) @ b).relu()
+    pull = positive_weight * together * (positive_margin - similarity).relu()
+    push = ~together * (similarity - negative_margin).relu()
+    counted = valid[:, None, :].expand_as(similarity)
+    # Multiplied up so that the loss weighs about as much as the detector's; pairs outnumber cells by h * w.
+    return ((pull + push) * counted).sum() / counted.sum().clamp(min=1) * (rows * columns)
+
+
+def info_nce_loss(
+    first: Tensor,
+    second: Tensor,
+    points_in_second: Tensor,
+    valid: Tensor,
+    *,
+    temperature: float = 0.07,
+    safe_radius: float = 8.0,
+) -> Tensor:
+    """Each descriptor must find its counterpart among those of all other points of the pair, both ways.
+
+    Args:
+        first, second: `[B, N, D]` descriptors of corresponding points, normalised.
+        points_in_second: `[B, N, 2]` where they lie in the second picture, pixels.
+        valid: `[B, N]` bool.
+        temperature: divides similarities.
+        safe_radius: other points closer than this, in pixels, are no negatives.
+
+    Returns:
+        mean cross-entropy over the valid points; 0 if there are none.
+    """
+    similarity = first.float() @ second.float().transpose(1, 2) / temperature
+    itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    positions = points_in_second.float()
+    near = torch.cdist(positions, positions) < safe_radius
+    ignored = (near & ~itself) | (~valid[:, None, :] & ~itself) | (~valid[:, :, None] & ~itself)
+    logits = similarity.masked_fill(ignored, -1e4)
+    target = torch.arange(similarity.shape[1], device=similarity.device).expand(similarity.shape[:2])
+    both = cross_entropy(logits.transpose(1, 2), target, reduction='none') + cross_entropy(
+        logits, target, reduction='none'
+    )
+    return (both / 2 * valid).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,86 @@
+"""SuperPoint's two trainings: MagicPoint on Synthetic Shapes, then detector and descriptor on labelled frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from superpoint_ros.networks import STRIDE, SuperPointConfig, sample_at
+from superpoint_training.examples import PairsConfig, ShapesConfig
+from superpoint_training.loop import LoopConfig
+from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss
+
+DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
+
+
+@dataclass(frozen=True)
+class MagicPointConfig:
+    """Training of the detector alone on Synthetic Shapes (paper section 4)."""
+
+    network: SuperPointConfig = field(default_factory=SuperPointConfig)
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Training of detector and descriptor on pairs of views (paper sections 3 and 6).
+
+    Attributes:
+        network: used when training starts from nothing or from weights of another shape.
+        pairs: how views are cut out of frames.
+        descriptor_loss: `info_nce`, sparse, or `dense_hinge`, the paper's.
+        detector_weight: factor of the detector loss, both views together.
+        descriptor_weight: factor of the descriptor loss.
+        temperature: of InfoNCE.
+        loop: the schedule.
+        seed: of the examples and of fresh weights.
+    """
+
+    network: SuperPointConfig = field(default_factory=SuperPointConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    descriptor_loss: str = 'info_nce'
+    detector_weight: float = 2.0
+    descriptor_weight: float = 1.0
+    temperature: float = 0.07
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.descriptor_loss not in DESCRIPTOR_LOSSES:
+            raise ValueError(f'descriptor_loss must be one of {DESCRIPTOR_LOSSES}, got {self.descriptor_loss!r}')
+
+
+def _images(batch: dict[str, Tensor], *names: str) -> Tensor:
+    stacked = torch.cat([batch[name] for name in names])
+    return (stacked.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def magicpoint_losses(network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The detector's cross-entropy on a batch of `ShapeExamples`."""
+    logits, _ = network(_images(batch, 'image'))
+    return {'total': detector_loss(logits, batch['cells'], batch['valid'])}
+
+
+def joint_losses(network: nn.Module, batch: dict[str, Tensor], config: JointConfig) -> dict[str, Tensor]:
+    """Equation 1 of the paper on a batch of `PairExamples`: both detector losses and the descriptor loss."""
+    logits, descriptors = network(_images(batch, 'image_a', 'image_b'))
+    cells, valid = (torch.cat([batch[f'{kind}_a'], batch[f'{kind}_b']]) for kind in ('cells', 'valid'))
+    detector = detector_loss(logits, cells, valid)
+    first, second = descriptors.chunk(2)
+    if config.descriptor_loss == 'dense_hinge':
+        descriptor = dense_hinge_loss(first, second, batch['centres_in_b'], batch['valid_b'].flatten(1))
+    else:
+        sampled_a, sampled_b = (
+            normalize(sample_at(dense.float(), batch[points], STRIDE), dim=-1)
+            for dense, points in ((first, 'points_a'), (second, 'points_b'))
+        )
+        descriptor = info_nce_loss(
+            sampled_a, sampled_b, batch['points_b'], batch['points_valid'], temperature=config.temperature
+        )
+    total = config.detector_weight * detector + config.descriptor_weight * descriptor
+    return {'total': total, 'detector': detector, 'descriptor': descriptor}
