@@ -76,10 +76,17 @@ def similarity_matrix(query: Features, train: Features, search_radius: float = 0
     """Cosines [Q, T] float32; -inf for keypoints more than `search_radius` pixels apart, unless that is 0."""
     similarity = query.descriptors @ train.descriptors.T
     if search_radius:
-        (query_x, query_y), (train_x, train_y) = query.keypoints.T, train.keypoints.T
-        squared = (query_x[:, None] - train_x) ** 2 + (query_y[:, None] - train_y) ** 2
-        similarity[squared > search_radius**2] = -np.inf
+        np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
     return similarity
+
+
+def _squared_distances(query: Features, train: Features) -> np.ndarray:
+    """Of keypoints, [Q, T] float32 square pixels: |q|^2 - 2 q t + |t|^2 as one matrix product."""
+    origin = train.keypoints.mean(axis=0) if len(train) else 0  # the middle, so that the terms stay small
+    q, t = query.keypoints - origin, train.keypoints - origin
+    q_terms = np.column_stack([q, (q * q).sum(axis=1), np.ones(len(q), np.float32)])
+    t_terms = np.column_stack([-2 * t, np.ones(len(t), np.float32), (t * t).sum(axis=1)])
+    return q_terms @ t_terms.T
 
 
 def mutual_nearest(
