@@ -38,9 +38,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the own sequence'
     )
-    parser.add_argument(
-        '--topic', default='', help='image topic of a bag; default: the one with the most images'
-    )
+    parser.add_argument('--topic', default='', help='image topic of a bag; default: the one with the most images')
     parser.add_argument('--output', type=Path, default=Path('out/demo'), help='default: %(default)s')
     parser.add_argument('--weights', default='superpoint', help='default: %(default)s')
     parser.add_argument(

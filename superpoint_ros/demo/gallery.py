@@ -96,9 +96,7 @@ def _framed(name: str, width: float) -> Texture:
     photograph = _load(name)
     unit = photograph.shape[1] / width / 100  # texels a centimetre
     mat = cv2.copyMakeBorder(photograph, *[round(5 * unit)] * 4, cv2.BORDER_CONSTANT, value=(215, 220, 222))
-    return cv2.copyMakeBorder(mat, *[round(3 * unit)] * 4, cv2.BORDER_CONSTANT, value=(28, 34, 40)).astype(
-        np.uint8
-    )
+    return cv2.copyMakeBorder(mat, *[round(3 * unit)] * 4, cv2.BORDER_CONSTANT, value=(28, 34, 40)).astype(np.uint8)
 
 
 def _tiled(

@@ -41,9 +41,7 @@ def _open_video(path: Path, fps: float, size: tuple[int, int]) -> tuple[cv2.Vide
         writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*codec), fps, size)
         if writer.isOpened():
             return writer, file
-    raise OSError(
-        f'No video can be written to {path.parent}: OpenCV has none of {CODECS}, or the disk is full.'
-    )
+    raise OSError(f'No video can be written to {path.parent}: OpenCV has none of {CODECS}, or the disk is full.')
 
 
 def join(
@@ -54,9 +52,7 @@ def join(
     needed = {matches.previous_stamp_ns for matches in awaited.values()}
     kept: dict[int, Image] = {}
     for stamp, image in images:
-        if (matches := awaited.get(stamp)) and (
-            before := kept.get(matches.previous_stamp_ns or 0)
-        ) is not None:
+        if (matches := awaited.get(stamp)) and (before := kept.get(matches.previous_stamp_ns or 0)) is not None:
             yield before, image, matches
             kept.clear()
         if stamp in needed:

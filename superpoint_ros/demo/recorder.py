@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
@@ -25,11 +26,13 @@ class Recorder:
 
     Attributes:
         counts: messages written so far, by topic of the bag.
+        problem: what `/diagnostics` last called an error, '' when all is well.
         last_arrival: `time.monotonic()` of the last message of any topic.
     """
 
     def __init__(self, path: Path) -> None:
         self.counts = dict.fromkeys((*TOPICS, IMAGE_HEADERS), 0)
+        self.problem = ''
         self.last_arrival = time.monotonic()
         self._types = get_typestore(Stores.ROS2_JAZZY)
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -45,6 +48,7 @@ class Recorder:
             self._subscribe(kind, topic, self._writes(topic, kind))
         write_header = self._writes(IMAGE_HEADERS, Header)
         self._subscribe(Image, 'image', lambda data: write_header(_header(data)))
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         return self
 
     def __exit__(
@@ -65,6 +69,10 @@ class Recorder:
         """Whether a node of that name subscribes to the topic."""
         readers = self.node.get_subscriptions_info_by_topic(self.node.resolve_topic_name(topic))
         return node in (reader.node_name for reader in readers)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        errors = [status.message for status in message.status if status.level == DiagnosticStatus.ERROR]
+        self.problem = '; '.join(errors)
 
     def _subscribe(self, kind: type, topic: str, on_message: Callable[[bytes], None]) -> None:
         self.node.create_subscription(kind, topic, on_message, QoSProfile(depth=20), raw=True)

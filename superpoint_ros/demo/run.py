@@ -117,6 +117,8 @@ def _wait_until_listening(recorder: Recorder, frontend: Process) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not recorder.hears('image', 'superpoint_frontend'):
         frontend.require()
+        if recorder.problem:
+            raise DemoError(f'The front-end reports: {recorder.problem}')
         if time.monotonic() > deadline:
             raise DemoError(f'The front-end was not ready after {START_SECONDS:.0f} s: see {frontend.log}.')
         recorder.spin(0.1)

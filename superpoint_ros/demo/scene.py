@@ -65,9 +65,7 @@ class Pose:
 class Surface:
     """A rectangle with a texture [H, W, 3] uint8: `corner` is its top left, `right` and `down` its sides."""
 
-    def __init__(
-        self, texture: NDArray[np.uint8], corner: ArrayLike, right: ArrayLike, down: ArrayLike
-    ) -> None:
+    def __init__(self, texture: NDArray[np.uint8], corner: ArrayLike, right: ArrayLike, down: ArrayLike) -> None:
         self.corner, self.right, self.down = (np.asarray(v, np.float64) for v in (corner, right, down))
         self.pyramid = [texture]
         while min(self.pyramid[-1].shape[:2]) > 4:
@@ -105,9 +103,7 @@ class Scene:
         for surface in self.surfaces:
             region = _region(surface, camera, pose)
             if region is not None:
-                _draw(
-                    surface, surface.plane_map(camera, pose), picture[region], nearest[region], region, detail
-                )
+                _draw(surface, surface.plane_map(camera, pose), picture[region], nearest[region], region, detail)
         return picture
 
     def depth(self, camera: Pinhole, pose: Pose, pixels: Array) -> Array:
@@ -120,9 +116,7 @@ class Scene:
             inverse = np.where(hit, np.fmax(inverse, w), inverse)
         return 1 / inverse
 
-    def transfer(
-        self, camera: Pinhole, source: Pose, target: Pose, pixels: Array
-    ) -> tuple[Array, NDArray[np.bool_]]:
+    def transfer(self, camera: Pinhole, source: Pose, target: Pose, pixels: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Follow pixels [N, 2] of the source view into the target view.
 
         Returns:
@@ -188,9 +182,7 @@ def _draw(
     colour = _sample(surface.pyramid[first], u, v, first)
     for finer in range(first, last):
         share = np.clip(level - finer, 0, 1)
-        colour = cv2.blendLinear(
-            colour, _sample(surface.pyramid[finer + 1], u, v, finer + 1), 1 - share, share
-        )
+        colour = cv2.blendLinear(colour, _sample(surface.pyramid[finer + 1], u, v, finer + 1), 1 - share, share)
     picture[hit] = colour[hit]
     nearest[hit] = w[hit]
 

@@ -87,9 +87,7 @@ class Gallery:
         msg = types.types
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
             image_topic = writer.add_connection('/camera/image_raw', 'sensor_msgs/msg/Image', typestore=types)
-            info_topic = writer.add_connection(
-                '/camera/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=types
-            )
+            info_topic = writer.add_connection('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=types)
             for index, image in enumerate(self.images()):
                 stamp = self.stamp(index)
                 time = msg['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
@@ -109,9 +107,7 @@ class Gallery:
 
 
 def _camera_info(msg: dict[str, type], header: object) -> object:
-    region = msg['sensor_msgs/msg/RegionOfInterest'](
-        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-    )
+    region = msg['sensor_msgs/msg/RegionOfInterest'](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return msg['sensor_msgs/msg/CameraInfo'](
         header=header,
         height=CAMERA.height,

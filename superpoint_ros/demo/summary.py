@@ -71,9 +71,7 @@ def summarise(run: Run, transfer: Transfer | None = None) -> dict[str, Any]:
         'frames_processed': len(run.received),
         'frames_dropped': len(run.sent) - len(run.received),
         'fps': (len(arrivals) - 1) / seconds if seconds else None,
-        'latency_ms': {
-            f'p{p}': float(np.percentile(latencies, p)) if latencies else None for p in (50, 95, 99)
-        },
+        'latency_ms': {f'p{p}': float(np.percentile(latencies, p)) if latencies else None for p in (50, 95, 99)},
         'keypoints_mean': _mean(run.keypoints),
         'matches_mean': _mean([len(m) for m in pairs]),
         'inlier_ratio_mean': _mean([m.inlier.mean() for m in found]),
