@@ -56,6 +56,7 @@ setup(
             'demo = superpoint_ros.demo.__main__:main',
             'train = superpoint_training.train:main',
             'label = superpoint_training.label:main',
+            'route = superpoint_training.route:main',
             'evaluate = superpoint_training.evaluate:main',
         ],
     },

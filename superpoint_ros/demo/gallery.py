@@ -95,8 +95,12 @@ def _framed(name: str, width: float) -> Texture:
     """A photograph behind a white mat and a dark frame; `width` in metres sets the size of both."""
     photograph = _load(name)
     unit = photograph.shape[1] / width / 100  # texels a centimetre
-    mat = cv2.copyMakeBorder(photograph, *[round(5 * unit)] * 4, cv2.BORDER_CONSTANT, value=(215, 220, 222))
-    return cv2.copyMakeBorder(mat, *[round(3 * unit)] * 4, cv2.BORDER_CONSTANT, value=(28, 34, 40)).astype(np.uint8)
+    mat = _with_border(photograph, round(5 * unit), (215, 220, 222))
+    return _with_border(mat, round(3 * unit), (28, 34, 40))
+
+
+def _with_border(image: Texture, width: int, colour: Sequence[float]) -> Texture:
+    return cv2.copyMakeBorder(image, width, width, width, width, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
 
 
 def _tiled(

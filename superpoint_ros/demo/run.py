@@ -17,8 +17,8 @@ from superpoint_ros.demo.processes import Process
 from superpoint_ros.demo.recorder import Recorder
 from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
 from superpoint_ros.images import ImageError, to_array
+from superpoint_ros.nodes.middleware import fast_dds_environment
 from superpoint_ros.nodes.recordings import Options, Recording, open_recording
-from superpoint_ros.share import share_directory
 
 START_SECONDS = 120.0
 """For loading and compiling the network on a slow machine."""
@@ -79,9 +79,9 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     bag = output / 'run'
     shutil.rmtree(bag, ignore_errors=True)
-    environment = _environment(settings.domain)
-    # The recorder is in this process.
-    os.environ.update(environment)
+    # For this process, in which the recorder is, and for those that it starts: DDS on this machine only.
+    os.environ.update(ROS_DOMAIN_ID=str(settings.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
+    os.environ.update(fast_dds_environment())
     with Recorder(bag) as recorder:
         _play(recorder, source, output, settings)
     recorded = read_run(bag)
@@ -122,14 +122,6 @@ def _wait_until_listening(recorder: Recorder, frontend: Process) -> None:
         if time.monotonic() > deadline:
             raise DemoError(f'The front-end was not ready after {START_SECONDS:.0f} s: see {frontend.log}.')
         recorder.spin(0.1)
-
-
-def _environment(domain: int) -> dict[str, str]:
-    """DDS on this machine only, in a domain of its own, with room for images in shared memory."""
-    environment = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    if 'FASTRTPS_DEFAULT_PROFILES_FILE' not in os.environ:
-        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(share_directory() / 'config' / 'fastdds.xml')
-    return environment
 
 
 def _arguments(**parameters: str) -> list[str]:

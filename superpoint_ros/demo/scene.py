@@ -108,7 +108,7 @@ class Scene:
 
     def depth(self, camera: Pinhole, pose: Pose, pixels: Array) -> Array:
         """Depth [N] in metres of the nearest surface at pixels [N, 2]; NaN where there is none."""
-        inverse = np.full(len(pixels), np.nan)
+        inverse: Array = np.full(len(pixels), np.nan)
         homogeneous = np.column_stack([pixels, np.ones(len(pixels))])
         for surface in self.surfaces:
             s, t, w = surface.plane_map(camera, pose) @ homogeneous.T
@@ -123,8 +123,8 @@ class Scene:
             Their pixels [N, 2] there (NaN without a surface or behind the camera), and whether the same
             surface point is seen there [N]: inside the picture, nothing in front of it.
         """
-        points = camera.rays(pixels) * self.depth(camera, source, pixels)[:, None]
-        points = target.to_camera(source.to_world(points))
+        seen_from_source = camera.rays(pixels) * self.depth(camera, source, pixels)[:, None]
+        points = target.to_camera(source.to_world(seen_from_source))
         moved = camera.project(points)
         inside = np.all((moved >= -0.5) & (moved <= np.array([camera.width, camera.height]) - 0.5), axis=1)
         visible = np.zeros(len(pixels), bool)
@@ -182,7 +182,8 @@ def _draw(
     colour = _sample(surface.pyramid[first], u, v, first)
     for finer in range(first, last):
         share = np.clip(level - finer, 0, 1)
-        colour = cv2.blendLinear(colour, _sample(surface.pyramid[finer + 1], u, v, finer + 1), 1 - share, share)
+        coarser = _sample(surface.pyramid[finer + 1], u, v, finer + 1)
+        colour = cv2.blendLinear(colour, coarser, 1 - share, share).astype(np.uint8, copy=False)
     picture[hit] = colour[hit]
     nearest[hit] = w[hit]
 

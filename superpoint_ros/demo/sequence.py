@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from superpoint_ros.demo.gallery import camera_pose, gallery
 from superpoint_ros.demo.scene import Pinhole
@@ -84,31 +86,38 @@ class Gallery:
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         types = get_typestore(Stores.ROS2_JAZZY)
-        msg = types.types
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            image_topic = writer.add_connection('/camera/image_raw', 'sensor_msgs/msg/Image', typestore=types)
-            info_topic = writer.add_connection('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=types)
+            images = writer.add_connection('/camera/image_raw', _IMAGE, typestore=types)
+            infos = writer.add_connection('/camera/camera_info', _CAMERA_INFO, typestore=types)
             for index, image in enumerate(self.images()):
                 stamp = self.stamp(index)
-                time = msg['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
-                header = msg['std_msgs/msg/Header'](stamp=time, frame_id='camera_optical_frame')
-                picture = msg['sensor_msgs/msg/Image'](
-                    header=header,
-                    height=CAMERA.height,
-                    width=CAMERA.width,
-                    encoding='bgr8',
-                    is_bigendian=0,
-                    step=3 * CAMERA.width,
-                    data=image.reshape(-1),
-                )
-                writer.write(image_topic, stamp, types.serialize_cdr(picture, picture.__msgtype__))
-                info = _camera_info(msg, header)
-                writer.write(info_topic, stamp, types.serialize_cdr(info, info.__msgtype__))
+                time = types.types[_TIME](sec=stamp // 10**9, nanosec=stamp % 10**9)
+                header = types.types[_HEADER](stamp=time, frame_id='camera_optical_frame')
+                info, picture = _camera_info(types, header), _picture(types, header, image)
+                writer.write(infos, stamp, types.serialize_cdr(info, _CAMERA_INFO))
+                writer.write(images, stamp, types.serialize_cdr(picture, _IMAGE))
 
 
-def _camera_info(msg: dict[str, type], header: object) -> object:
-    region = msg['sensor_msgs/msg/RegionOfInterest'](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-    return msg['sensor_msgs/msg/CameraInfo'](
+_TIME, _HEADER = 'builtin_interfaces/msg/Time', 'std_msgs/msg/Header'
+_IMAGE, _CAMERA_INFO = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CameraInfo'
+_REGION = 'sensor_msgs/msg/RegionOfInterest'
+
+
+def _picture(types: Typestore, header: Any, image: Image) -> Any:
+    return types.types[_IMAGE](
+        header=header,
+        height=CAMERA.height,
+        width=CAMERA.width,
+        encoding='bgr8',
+        is_bigendian=0,
+        step=3 * CAMERA.width,
+        data=image.reshape(-1),
+    )
+
+
+def _camera_info(types: Typestore, header: Any) -> Any:
+    region = types.types[_REGION](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    return types.types[_CAMERA_INFO](
         header=header,
         height=CAMERA.height,
         width=CAMERA.width,
