@@ -93,9 +93,7 @@ def _open(path: Path, stack: ExitStack) -> tuple[AnyReader, str]:
     Raises:
         RecordingError: nothing of it can be read.
     """
-    typestore = get_typestore(
-        Stores.ROS2_HUMBLE
-    )  # for sqlite3 bags, which older recorders wrote without types
+    typestore = get_typestore(Stores.ROS2_HUMBLE)  # for sqlite3 bags, which older recorders wrote without types
     try:
         return stack.enter_context(AnyReader([path], default_typestore=typestore)), ''
     except Exception as error:  # see Bag._messages
@@ -148,9 +146,7 @@ def _image_topic(connections: list[Connection], wanted: str) -> str:
         held = ', '.join(f'{c.topic} ({c.msgtype})' for c in connections) or 'nothing'
         raise RecordingError(f'The bag holds no images; it holds {held}.')
     if wanted and wanted not in counts:
-        raise RecordingError(
-            f"The bag holds no images on '{wanted}'; it does on {', '.join(sorted(counts))}."
-        )
+        raise RecordingError(f"The bag holds no images on '{wanted}'; it does on {', '.join(sorted(counts))}.")
     return wanted or max(sorted(counts), key=counts.__getitem__)
 
 

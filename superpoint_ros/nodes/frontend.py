@@ -57,9 +57,7 @@ class FrontendNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = Diagnostics(self)
         # Simulated time may stand still; diagnostics must not.
-        self.create_timer(
-            _DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/reset', self._on_reset)
         # Loading takes seconds. In a callback group of its own it does not hold up the images.
         loading = MutuallyExclusiveCallbackGroup()
@@ -202,9 +200,7 @@ class FrontendNode(LifecycleNode):
         topic, silence = self._inputs[-1].topic_name, self._statistics.silence
         warning = ''
         if silence > self._settings.stale_after:
-            warning = (
-                f'No image for {silence:.1f} s on {topic}, which {self.count_publishers(topic)} publish.'
-            )
+            warning = f'No image for {silence:.1f} s on {topic}, which {self.count_publishers(topic)} publish.'
         self._diagnostics.publish(pipeline.problem, warning, 'Active.', values)
 
 
@@ -226,10 +222,7 @@ def main(args: list[str] | None = None) -> None:
         node = FrontendNode()
         executor = MultiThreadedExecutor(num_threads=2)
         executor.add_node(node)
-        if (
-            node.get_parameter('autostart').value
-            and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        ):
+        if node.get_parameter('autostart').value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):

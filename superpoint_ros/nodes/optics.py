@@ -77,9 +77,7 @@ class Optics:
             self._notice('wrong camera_info', f'{error} The images are taken as uncalibrated.')
         else:
             if self._camera is None:
-                self._notice(
-                    'zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.'
-                )
+                self._notice('zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.')
         if self._camera is None:
             self.status = UNCALIBRATED
         else:

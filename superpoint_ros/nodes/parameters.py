@@ -42,9 +42,7 @@ class Parameter:
             # `rate:=0` on a command line is an integer, and meant as a number all the same.
             descriptor.dynamic_typing = True
             if self.low is not None and self.high is not None:
-                descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=self.low, to_value=self.high)
-                ]
+                descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
         elif self.low is not None and self.high is not None:
             descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
         return descriptor
@@ -58,9 +56,7 @@ class Parameter:
         if isinstance(self.default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(self.default):
-            kind = {float: 'a number', int: 'an integer', bool: 'true or false', str: 'a text'}[
-                type(self.default)
-            ]
+            kind = {float: 'a number', int: 'an integer', bool: 'true or false', str: 'a text'}[type(self.default)]
             raise ParameterError(f'{self.name} must be {kind}, not {value!r}.')
         if self.choices and value not in self.choices:
             raise ParameterError(f'{self.name} must be one of {", ".join(self.choices)}, not {value!r}.')

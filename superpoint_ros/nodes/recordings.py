@@ -126,9 +126,7 @@ class Video:
         self._fps = video.get(cv2.CAP_PROP_FPS) or options.fps
         self._frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         if not video.isOpened() or not video.read()[0]:
-            raise RecordingError(
-                f'{path} is no bag, no folder of pictures, and no video that OpenCV can read.'
-            )
+            raise RecordingError(f'{path} is no bag, no folder of pictures, and no video that OpenCV can read.')
 
     def __str__(self) -> str:
         return f'the video {self._path}'

@@ -29,9 +29,7 @@ from superpoint_ros.nodes.recordings import (
 PARAMETERS = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
     Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images."),
-    Parameter(
-        'camera_info_topic', '', "Calibration topic in the bag; '' takes the one named most like `topic`."
-    ),
+    Parameter('camera_info_topic', '', "Calibration topic in the bag; '' takes the one named most like `topic`."),
     Parameter('camera_info', '', 'Calibration file (YAML) to publish in place of a recorded calibration.'),
     Parameter('frame_id', 'camera', 'Frame of pictures and videos, which have none.'),
     Parameter('fps', 30.0, 'Rate of pictures that have no times, in images a second.', low=0.01, high=1000.0),
@@ -73,9 +71,7 @@ class Replay(Node):
     def __init__(self) -> None:
         super().__init__('replay')
         self._settings = declare(self, PARAMETERS)
-        reliable = QoSProfile(
-            depth=5, reliability=ReliabilityPolicy.RELIABLE
-        )  # serves best-effort readers too
+        reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)  # serves best-effort readers too
         kind = CompressedImage if self._settings['image_transport'] == 'compressed' else Image
         self._images = self.create_publisher(kind, 'image', reliable)
         self._infos = self.create_publisher(CameraInfo, 'camera_info', reliable)
@@ -156,9 +152,7 @@ class Replay(Node):
     def _wait_for_subscribers(self, count: int) -> None:
         self.get_logger().info(f'Waiting for {count} to listen to {self._images.topic_name}.')
         answered = self._settings['rate'] == 0
-        while self._images.get_subscription_count() < count or (
-            answered and not self.count_publishers('features')
-        ):
+        while self._images.get_subscription_count() < count or (answered and not self.count_publishers('features')):
             self._executor.spin_once(timeout_sec=0.05)
         # The other side may know of this one a little later.
         self._spin_until(monotonic() + 0.3)

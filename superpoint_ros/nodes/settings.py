@@ -21,9 +21,7 @@ PARAMETERS = (
     Parameter('weights', 'superpoint', 'superpoint, superpoint_small, or a .safetensors file.'),
     Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
     Parameter('engine', 'auto', 'What runs the network; auto takes the fastest here.', choices=ENGINES),
-    Parameter(
-        'precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS
-    ),
+    Parameter('precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS),
     Parameter('warm_up_width', 640, 'Width of the pictures to prepare for, pixels.', low=8, high=16384),
     Parameter('warm_up_height', 480, 'Height of the pictures to prepare for, pixels.', low=8, high=16384),
     Parameter('mask', '', "Picture, black where no keypoint is wanted, as on the robot itself; '' is none."),
@@ -125,9 +123,7 @@ PARAMETERS = (
         high=10000.0,
         live=True,
     ),
-    Parameter(
-        'matching.verify', _MATCHING.verify, 'Check matches against the motion of the camera.', live=True
-    ),
+    Parameter('matching.verify', _MATCHING.verify, 'Check matches against the motion of the camera.', live=True),
     Parameter(
         'matching.inlier_threshold',
         _MATCHING.inlier_threshold,

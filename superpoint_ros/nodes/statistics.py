@@ -86,9 +86,7 @@ class Statistics:
         span = times[-1, 0] - times[0, 0] if len(times) > 1 else 0.0
         report['rate_hz'] = f'{(len(times) - 1) / span if span > 0 else 0.0:.1f}'
         for percent in (50, 95, 99):
-            report[f'latency_p{percent}_ms'] = (
-                f'{np.percentile(times[:, 1], percent):.2f}' if len(times) else 'nan'
-            )
+            report[f'latency_p{percent}_ms'] = f'{np.percentile(times[:, 1], percent):.2f}' if len(times) else 'nan'
         return report | {name: f'{value:.6g}' for name, value in latest.items()}
 
     def _forget_before(self, moment: float) -> None:

@@ -1,0 +1,21 @@
+"""Fast DDS set up for messages of 1 MB."""
+
+from __future__ import annotations
+
+import os
+
+from superpoint_ros.share import share_directory
+
+_PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+
+
+def fast_dds_environment() -> dict[str, str]:
+    """Environment that makes a process use `config/fastdds.xml`.
+
+    Empty where the user chose a profile, or another middleware than Fast DDS, which is the default.
+    """
+    is_fast_dds = os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp').startswith('rmw_fastrtps')
+    if not is_fast_dds or any(os.environ.get(variable) for variable in _PROFILE_VARIABLES):
+        return {}
+    # The variable's name up to Jazzy; later releases read it, too.
+    return {_PROFILE_VARIABLES[0]: str(share_directory() / 'config' / 'fastdds.xml')}
