@@ -119,6 +119,15 @@ def test_selection_equals_that_of_the_oracle(score_map, settings, mask_seed):
     assert (keypoints.dtype, scores.dtype) == (np.float32, np.float32)
 
 
+def test_many_equal_scores_come_in_raster_order():
+    score_map = np.full((30, 40), 0.25, np.float32)
+    score_map[::2, ::2] = 0.5
+    keypoints, scores = select_keypoints(score_map, KeypointSettings(nms_radius=0, border=0, subpixel=False))
+    ranks = keypoints[:, 1] * 40 + keypoints[:, 0]
+    assert (np.diff(ranks[scores == 0.5]) > 0).all()
+    assert (np.diff(ranks[scores == 0.25]) > 0).all()
+
+
 def test_a_keypoint_at_the_origin_is_a_keypoint():
     score_map = np.zeros((8, 8), np.float32)
     score_map[0, 0] = 0.5
@@ -168,6 +177,7 @@ def test_subpixel_fit_finds_the_centre_of_a_gaussian(dx, dy, width, height, shea
 
 
 @given(SCORE_MAPS)
+@example(np.float32([[0.1, 0.1, 0.1], [1, 0.75, 0.25], [0.1, 0.1, 0.1]]))  # the fit peaks 0.85 pixels away
 def test_subpixel_offsets_are_finite_and_at_most_half_a_pixel(score_map):
     y, x = np.indices(score_map.shape).reshape(2, -1)
     offsets = subpixel_offsets(score_map, x, y)
