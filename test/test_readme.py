@@ -1,0 +1,47 @@
+"""The README's tables and commands against the code that they describe."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from superpoint_ros.demo.summary import Run, summarise
+from superpoint_ros.nodes import replay, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def section(heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    match = re.search(rf'^#+ {heading}\n(.*?)(?=^#+ |\Z)', README, re.MULTILINE | re.DOTALL)
+    assert match, f'README.md has no section {heading}'
+    return match.group(1)
+
+
+@pytest.mark.parametrize(('heading', 'module'), [('Parameters', settings), ('Replay', replay)])
+def test_parameter_table_is_complete_and_has_the_defaults(heading: str, module) -> None:
+    rows = dict(re.findall(r'^\| `([\w.]+)`(?: \*)? \| (?:`(.*?)`)? *\|', section(heading), re.MULTILINE))
+    defaults = {parameter.name: parameter.default for parameter in module.PARAMETERS}
+    assert rows == {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in defaults.items()}
+
+
+def test_live_parameters_are_marked() -> None:
+    marked = set(re.findall(r'^\| `([\w.]+)` \*', section('Parameters'), re.MULTILINE))
+    assert marked == {parameter.name for parameter in settings.PARAMETERS if parameter.live}
+
+
+def test_every_figure_of_the_demo_is_explained() -> None:
+    for figure in summarise(Run()):
+        assert f'`{figure}`' in section('The demo')
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    assert set(re.findall(r'^make (\w+)', README, re.MULTILINE)) <= targets
+    assert {'demo', 'test'} <= targets
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for path in re.findall(r'\]\((?!http)([^)#]+)\)', README):
+        assert (ROOT / path).exists(), path
