@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import rclpy
 import torch
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -33,6 +35,7 @@ from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
 from superpoint_ros.nodes.worker import NewestWins
 
+RCLError = rclpy_implementation.RCLError
 _DIAGNOSTICS_PERIOD = 1.0  # seconds
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
@@ -46,6 +49,7 @@ class FrontendNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__('superpoint_frontend')
+        self._survive_impossible_transitions()
         self._values = declare(self, PARAMETERS)
         self._settings = Settings.of(self._values)
         self._statistics = Statistics()
@@ -125,6 +129,21 @@ class FrontendNode(LifecycleNode):
         """Finish the image in hand and leave ROS, whatever the state."""
         self._stop()
         self.destroy_node()
+
+    def _survive_impossible_transitions(self) -> None:
+        """Refuse a transition that the state does not have; rclpy would let its error end the process."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def guarded(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                self.get_logger().warning(f'Transition {request.transition.id} is not possible now: {error}')
+                response.success = False
+                return response
+
+        service.callback = guarded
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._statistics.on_received()
