@@ -43,5 +43,6 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    for path in re.findall(r'\]\((?!http)([^)#]+)\)', README):
+    prose = re.sub(r'^```.*?^```', '', README, flags=re.MULTILINE | re.DOTALL)
+    for path in re.findall(r'\]\((?!http)([^)#]+)\)', prose):
         assert (ROOT / path).exists(), path

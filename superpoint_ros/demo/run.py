@@ -79,6 +79,8 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     bag = output / 'run'
     shutil.rmtree(bag, ignore_errors=True)
+    for earlier in (*output.glob('matches.*'), *output.glob('summary.json')):
+        earlier.unlink()
     # For this process, in which the recorder is, and for those that it starts: DDS on this machine only.
     os.environ.update(ROS_DOMAIN_ID=str(settings.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
     os.environ.update(fast_dds_environment())
