@@ -29,11 +29,12 @@ class HomographyConfig:
 
 
 def truncated_normal(rng: np.random.Generator, sigma: float, low: float, high: float) -> float:
-    """A draw from a zero-mean normal restricted to [low, high], by rejection."""
-    while True:
+    """A draw from a zero-mean normal restricted to [low, high], by rejection; `low` itself where they are equal."""
+    while low < high:
         value = rng.normal(0, sigma)
         if low <= value <= high:
             return float(value)
+    return low
 
 
 def sample_homography(rng: np.random.Generator, height: int, width: int, config: HomographyConfig) -> np.ndarray:

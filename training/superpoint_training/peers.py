@@ -50,7 +50,7 @@ OPENCV: dict[str, Callable[[], Detect]] = {
 }
 
 
-def make_detector(name: str, device: str = 'auto', nms_radius: int = 4) -> Detect:
+def make_detector(name: str, device: str = 'auto', nms_radius: int = 4, border: int = 4) -> Detect:
     """One of `OPENCV`, or the weights of that name or path, asked for as many keypoints as they have.
 
     Raises:
@@ -59,6 +59,6 @@ def make_detector(name: str, device: str = 'auto', nms_radius: int = 4) -> Detec
     if name.lower() in OPENCV:
         return OPENCV[name.lower()]()
     detector = Detector.load(
-        name, device=device, max_keypoints=CANDIDATES, detection_threshold=0.0, nms_radius=nms_radius, border=4
+        name, device=device, max_keypoints=CANDIDATES, detection_threshold=0.0, nms_radius=nms_radius, border=border
     )
     return detector.detect

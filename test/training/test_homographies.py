@@ -1,0 +1,115 @@
+"""Homographies, photometric changes: geometry that is known, properties that hold."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from superpoint_training.homographies import (
+    HomographyConfig,
+    inside,
+    rescaling,
+    sample_homography,
+    translation,
+    valid_mask,
+    warp_image,
+    warp_points,
+)
+from superpoint_training.photometric import PhotometricConfig, augment
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(240, 320), (320, 240), (100, 100)]))
+def test_rotation_alone_keeps_angles_of_a_picture_that_is_not_square(seed, size):
+    height, width = size
+    config = HomographyConfig((1.0, 1.0), np.pi, 0.0, 0.0)
+    homography = sample_homography(np.random.default_rng(seed), height, width, config)
+    x, y, origin = warp_points(np.array([[50.0, 0], [0, 50], [0, 0]]), homography)
+    assert np.linalg.norm(x - origin) == pytest.approx(50)
+    assert np.linalg.norm(y - origin) == pytest.approx(50)
+    assert (x - origin) @ (y - origin) == pytest.approx(0, abs=1e-6)
+    centre = np.array([[(width - 1) / 2, (height - 1) / 2]])
+    np.testing.assert_allclose(warp_points(centre, homography), centre, atol=1e-6)
+
+
+@given(st.integers(0, 10_000))
+def test_zoom_and_shift_stay_in_their_ranges(seed):
+    config = HomographyConfig((0.8, 1.3), 0.0, 0.0, 0.1)
+    homography = sample_homography(np.random.default_rng(seed), 240, 320, config)
+    assert 0.8 <= homography[0, 0] <= 1.3
+    centre = np.array([[159.5, 119.5]])
+    shift = np.abs(warp_points(centre, homography) - centre)[0]
+    assert shift[0] <= 32 + 1e-9
+    assert shift[1] <= 24 + 1e-9
+
+
+@given(st.integers(0, 10_000))
+def test_points_return_through_the_inverse(seed):
+    rng = np.random.default_rng(seed)
+    homography = sample_homography(rng, 240, 320, HomographyConfig())
+    points = rng.uniform(0, [319, 239], (20, 2))
+    np.testing.assert_allclose(warp_points(warp_points(points, homography), np.linalg.inv(homography)), points, atol=1e-6)
+
+
+def test_points_and_pictures_move_alike():
+    """A smooth blob drawn at p appears, in the warped picture, at H p."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:240, :320]
+    for _ in range(20):
+        homography = sample_homography(rng, 240, 320, HomographyConfig((0.9, 1.1), 0.5, 0.1, 0.05))
+        point = rng.uniform([80, 60], [240, 180])
+        blob = (255 * np.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / 18)).astype(np.uint8)
+        warped = warp_image(blob, homography, 240, 320).astype(float)
+        centroid = np.array([(warped * x).sum(), (warped * y).sum()]) / warped.sum()
+        np.testing.assert_allclose(centroid, warp_points(point[None], homography)[0], atol=0.15)
+
+
+def test_rescaling_follows_the_pixel_convention():
+    """Where `cv2.resize` puts a blob is where `rescaling` says."""
+    y, x = np.mgrid[:200, :300]
+    point = np.array([[143.0, 77.0]])
+    blob = (255 * np.exp(-((x - 143) ** 2 + (y - 77) ** 2) / 50)).astype(np.float32)
+    small = cv2.resize(blob, (150, 80), interpolation=cv2.INTER_AREA)
+    rows, columns = np.mgrid[:80, :150]
+    centroid = np.array([(small * columns).sum(), (small * rows).sum()]) / small.sum()
+    np.testing.assert_allclose(centroid, warp_points(point, rescaling(0.5, 0.4))[0], atol=0.02)
+
+
+def test_mask_is_where_the_warped_picture_is_not_black():
+    white = np.full((60, 80), 255, np.uint8)
+    homography = translation(10, -7)
+    mask = valid_mask((60, 80), homography, 60, 80)
+    np.testing.assert_array_equal(mask, warp_image(white, homography, 60, 80) > 0)
+    eroded = valid_mask((60, 80), homography, 60, 80, erosion=3)
+    assert mask[:, 10].any()
+    assert not eroded[:, :13].any()
+    assert not eroded[50:].any()
+    assert eroded[4:49, 14:76].all()
+
+
+def test_inside_counts_border_pixels_in():
+    points = np.array([[0, 0], [79, 59], [79.1, 0], [-0.1, 5]])
+    np.testing.assert_array_equal(inside(points, 60, 80), [True, True, False, False])
+    np.testing.assert_array_equal(inside(points, 60, 80, 1), [False] * 4)
+
+
+@given(st.integers(0, 1000))
+def test_augmentation_keeps_shape_and_input(seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (40, 56), dtype=np.uint8)
+    kept = image.copy()
+    changed = augment(rng, image, PhotometricConfig(motion_blur=7))
+    assert changed.shape == image.shape
+    assert changed.dtype == np.uint8
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_each_change_is_needed_and_bounded():
+    rng = np.random.default_rng(0)
+    grey = np.full((64, 64), 128, np.uint8)
+    still = PhotometricConfig(0, (1, 1), 0, 0, (0, 0), 0, 1.0)
+    np.testing.assert_array_equal(augment(rng, grey, still), grey)
+    brighter = augment(rng, grey, PhotometricConfig(50, (1, 1), 0, 0, (0, 0), 0, 1.0)).astype(int)
+    assert 0 < np.abs(brighter - 128).max() <= 50
+    speckled = augment(rng, grey, PhotometricConfig(0, (1, 1), 0, 0.01, (0, 0), 0, 1.0))
+    assert 0 < (speckled != 128).mean() <= 0.01

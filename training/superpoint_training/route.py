@@ -1,0 +1,104 @@
+"""`route`: everything that leads to the shipped weights, stage after stage, in pieces that continue one another.
+
+    python -m superpoint_training.route --frames DIR --runs DIR --minutes 9
+
+Each call goes on where the last one stopped and ends after the given minutes with exit status 3, or 0 when all is
+done, so that a machine lent for minutes at a time can be used: `until python -m ... ; do :; done`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from superpoint_training import label, train
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the route.
+
+    Attributes:
+        output: file in the runs folder; also names the stage.
+        command: `magicpoint`, `joint` or `label`.
+        config: file in the configuration folder.
+        uses: option to file in the runs folder, of stages before.
+        options: further words of the command line.
+    """
+
+    output: str
+    command: str
+    config: str
+    uses: dict[str, str]
+    options: tuple[str, ...] = ()
+
+
+ROUTE = (
+    Stage('magicpoint.safetensors', 'magicpoint', 'magicpoint.yaml', {}),
+    Stage('labels_1.npz', 'label', 'labels.yaml', {'weights': 'magicpoint.safetensors'}, ('--limit', '2500')),
+    Stage(
+        'teacher.safetensors', 'joint', 'teacher.yaml',
+        {'labels': 'labels_1.npz', 'start': 'magicpoint.safetensors'},
+    ),
+    Stage('labels_2.npz', 'label', 'labels.yaml', {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10')),
+    Stage('superpoint.safetensors', 'joint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
+    Stage(
+        'superpoint_small.safetensors', 'joint', 'superpoint_small.yaml',
+        {'labels': 'labels_2.npz', 'start': 'teacher.safetensors'},
+    ),
+)  # fmt: skip
+"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, and the two networks."""
+
+
+def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
+    """The words after `train` or `label` that run a stage."""
+    words = [] if stage.command == 'label' else [stage.command]
+    words += ['--config', str(options.configs / stage.config), '--out', str(options.runs / stage.output)]
+    words += ['--device', options.device, '--minutes', f'{minutes:.2f}']
+    if stage.command != 'magicpoint':
+        words += ['--frames', options.frames]
+    for option, name in stage.uses.items():
+        words += [f'--{option}', str(options.runs / name)]
+    return words + list(stage.options)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog='route', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--frames', required=True, help='folder of pictures and/or .tar files of pictures')
+    parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of everything made on the way')
+    parser.add_argument('--configs', type=Path, default=Path('config/training'))
+    parser.add_argument('--minutes', type=float, default=9.0, help='length of this piece')
+    parser.add_argument('--until', choices=[stage.output for stage in ROUTE], help='last stage to run')
+    parser.add_argument('--device', default='auto')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when the route is finished, 3 when the call should be repeated to go on, 1 for an error."""
+    options = parse(arguments)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    for stage in ROUTE:
+        done = options.runs / f'{stage.output}.done'
+        left = options.minutes - (time.monotonic() - began) / 60
+        if not done.exists():
+            if left < 0.1:
+                return 3
+            print(f'-- {stage.output}', flush=True)
+            run = label.main if stage.command == 'label' else train.main
+            status = run(command_line(stage, options, left))
+            if status:
+                return status
+            done.touch()
+        if stage.output == options.until:
+            break
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
