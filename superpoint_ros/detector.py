@@ -91,9 +91,7 @@ class Detector:
         name = Path(name_or_path).name
         return cls(network, keypoint_settings, name=name, device=device, engine=engine, precision=precision)
 
-    def detect(
-        self, image: np.ndarray, mask: np.ndarray | None = None, stopwatch: Stopwatch | None = None
-    ) -> Features:
+    def detect(self, image: np.ndarray, mask: np.ndarray | None = None, stopwatch: Stopwatch | None = None) -> Features:
         """Find the keypoints of one image.
 
         image: [H, W] grey or [H, W, 3] RGB, uint8, of any size. mask: [H, W], zero where no keypoint is
@@ -130,9 +128,7 @@ class Detector:
             features.append(self._features(maps, grey.shape, mask, stopwatch))
         return features
 
-    def _features(
-        self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch
-    ) -> Features:
+    def _features(self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch) -> Features:
         height, width = shape
         # Cropped before suppression, so that nothing in the padding competes with the image.
         keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)

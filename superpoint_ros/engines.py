@@ -50,9 +50,7 @@ class Engine(Protocol):
         """Run [H, W] uint8 images, whose sides are multiples of the network's stride. Raises EngineError."""
 
 
-def load_engine(
-    network: nn.Module, engine: str = 'auto', device: str = 'auto', precision: str = 'auto'
-) -> Engine:
+def load_engine(network: nn.Module, engine: str = 'auto', device: str = 'auto', precision: str = 'auto') -> Engine:
     """Prepare a network for execution.
 
     engine: 'torch', 'openvino' (CPU only), or 'auto': OpenVINO on a CPU where it is installed, else torch.
@@ -91,14 +89,10 @@ def _find_device(name: str) -> torch.device:
     if device.type == 'cuda':
         if not torch.cuda.is_available():
             build = 'sees no NVIDIA GPU' if torch.version.cuda else 'is built without CUDA'
-            raise EngineError(
-                f'device {name} was asked for but torch {torch.__version__} {build}; use device cpu'
-            )
+            raise EngineError(f'device {name} was asked for but torch {torch.__version__} {build}; use device cpu')
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise EngineError(
-                f'device {name} was asked for but this machine has {count} CUDA device(s), from cuda:0'
-            )
+            raise EngineError(f'device {name} was asked for but this machine has {count} CUDA device(s), from cuda:0')
     return device
 
 

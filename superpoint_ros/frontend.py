@@ -138,9 +138,7 @@ class Frontend:
             return np.full((len(features), 3), np.nan, np.float32)
         return self._camera.rays(features.keypoints)
 
-    def _match(
-        self, features: Features, rays: np.ndarray, previous: Frame | None, stopwatch: Stopwatch
-    ) -> Matches:
+    def _match(self, features: Features, rays: np.ndarray, previous: Frame | None, stopwatch: Stopwatch) -> Matches:
         if previous is None:
             return Matches.empty()
         settings = self.match_settings

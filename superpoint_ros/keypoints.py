@@ -89,9 +89,7 @@ def find_peaks(score_map: np.ndarray, radius: int, threshold: float) -> np.ndarr
 def _suppress_ties(peaks: np.ndarray, shape: tuple[int, ...], radius: int) -> np.ndarray:
     """Keep, in raster order, each peak whose window holds no kept peak; peaks that close are equal."""
     height, width = shape
-    suppressed = np.zeros(
-        (height + radius, width + 2 * radius), bool
-    )  # the margin saves clipping the windows
+    suppressed = np.zeros((height + radius, width + 2 * radius), bool)  # with a margin, so no window is cut
     kept = []
     for y, x in zip(*(axis.tolist() for axis in np.divmod(peaks, width)), strict=True):
         if not suppressed[y, x + radius]:
@@ -101,12 +99,11 @@ def _suppress_ties(peaks: np.ndarray, shape: tuple[int, ...], radius: int) -> np
 
 
 def spread_evenly(x: np.ndarray, y: np.ndarray, cell: int, count: int) -> np.ndarray:
-    """Choose points round by round: the best of every grid cell, then the second best of every cell, and so
-    on.
+    """Choose points round by round: the best of every grid cell, then the second best of every cell, ...
 
-    Within the last round, which may be incomplete, better points go first. x, y: [N] pixels, best point
-    first. cell: side of the square cells, in pixels. Returns the chosen rows [min(N, count)], ascending, thus
-    best first.
+    Within the last round, which may be incomplete, better points go first.
+    x, y: [N] pixels, best point first. cell: side of the square cells in pixels.
+    Returns the chosen rows [min(N, count)] in ascending order, thus best first.
     """
     cells = (y // cell) * (x.max(initial=0) // cell + 1) + x // cell
     by_cell = np.argsort(cells, kind='stable')
@@ -118,11 +115,10 @@ def spread_evenly(x: np.ndarray, y: np.ndarray, cell: int, count: int) -> np.nda
 
 
 def subpixel_offsets(score_map: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Where the quadratic through the 3 x 3 log scores peaks, relative to the pixel: [N, 2] float32 in [-0.5,
-    0.5].
+    """Where a quadratic through the 3 x 3 log scores peaks, from the pixel: [N, 2] float32 in [-0.5, 0.5].
 
-    The logarithm makes a Gaussian bump an exact paraboloid. No offset in the outermost rows and columns, nor
-    where the surface has no maximum. score_map: [H, W] float32; x, y: [N] integer pixels.
+    The logarithm makes a Gaussian bump an exact paraboloid. The offset is 0 in the outermost rows and columns
+    and where the surface has no maximum. score_map: [H, W] float32; x, y: [N] integer pixels.
     """
     height, width = score_map.shape
     offsets = np.zeros((len(x), 2), np.float32)
@@ -146,8 +142,8 @@ def subpixel_offsets(score_map: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.
 def sample_descriptors(descriptor_map: np.ndarray, keypoints: np.ndarray, stride: int) -> np.ndarray:
     """Bilinear samples of a coarse map at keypoints, scaled to unit length: [N, D] float32.
 
-    descriptor_map: [h, w, D], channels last, of which each cell covers stride x stride pixels. keypoints: [N,
-    2] (x, y) in pixels. Beyond the outermost cell centres the map continues as it is there.
+    descriptor_map: [h, w, D], channels last; each cell covers stride x stride pixels.
+    keypoints: [N, 2] (x, y) in pixels. Beyond the outermost cell centres the map continues as it is there.
     """
     height, width, dimension = descriptor_map.shape
     limit = np.array([width - 1, height - 1], np.float32)

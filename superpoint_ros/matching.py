@@ -102,7 +102,7 @@ def mutual_nearest(
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     columns = similarity.argmax(axis=1)
     best = similarity[np.arange(len(columns)), columns]
-    # Comparing with the columns' maxima is seven times as fast as an argmax against the memory layout.
+    # Comparing with the columns' maxima is seven times as fast as an argmax down the columns.
     mutual = np.flatnonzero((best == similarity.max(axis=0)[columns]) & (best >= min_similarity))
     rows = np.sort(mutual[np.unique(columns[mutual], return_index=True)[1]])
     if max_ratio < 1 and len(rows):

@@ -18,7 +18,7 @@ class TrackSettings:
     """When a track goes on after frames without it. Raises ValueError for a value outside its range."""
 
     max_missed: int = 3
-    """Frames in a row that a track survives without being seen; 0 ends it at once."""
+    """Frames in a row that a track of two or more survives without being seen; 0 ends it at once."""
     min_similarity: float = 0.7
     """Least cosine similarity of a feature to the lost track that it continues."""
     search_radius: float = 50.0
@@ -69,7 +69,8 @@ class Tracker:
 
     A feature that matches one of the previous frame, as an inlier, goes on with its track. Of the others, one
     goes on with a track that earlier frames lost where both are each other's most similar descriptors, within
-    the settings' limits; the rest begin tracks of their own.
+    the settings' limits; the rest begin tracks of their own. What was seen in one frame only is not looked
+    for again: most of it is noise, and looking costs time.
 
     Ids count up from 1 and do not repeat. After 2^24 - 1 they begin again at 1, leaving out those in use.
     """
@@ -98,7 +99,8 @@ class Tracker:
         rows, lost_rows = self._find_lost(features, np.flatnonzero(ids == 0), lost)
         ids[rows], ages[rows] = lost.ids[lost_rows], _older(lost.ages[lost_rows])
 
-        lost = lost.without(lost_rows).join(seen.without(seen_rows))
+        ended = seen.without(seen_rows)
+        lost = lost.without(lost_rows).join(ended.take(np.flatnonzero(ended.ages > 1)))
         lost = replace(lost, missed=lost.missed + np.uint16(1))
         self._lost = lost.take(np.flatnonzero(lost.missed <= self.settings.max_missed))
 
@@ -107,9 +109,7 @@ class Tracker:
         self._seen = _Tracks(ids, ages, np.zeros(len(ids), np.uint16), features)
         return ids, ages
 
-    def _find_lost(
-        self, features: Features, rows: np.ndarray, lost: _Tracks
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _find_lost(self, features: Features, rows: np.ndarray, lost: _Tracks) -> tuple[np.ndarray, np.ndarray]:
         """Which of these rows of the features continue which lost tracks."""
         similarity = similarity_matrix(features.take(rows), lost.features, self.settings.search_radius)
         found, lost_rows = mutual_nearest(similarity, self.settings.min_similarity)

@@ -35,9 +35,7 @@ def photograph(height, width, seed=0):
 
 
 @pytest.mark.parametrize(('engine', 'device', 'precision', 'tolerance'), CONFIGURATIONS)
-def test_every_engine_gives_the_networks_own_maps_at_every_size(
-    network, engine, device, precision, tolerance
-):
+def test_every_engine_gives_the_networks_own_maps_at_every_size(network, engine, device, precision, tolerance):
     runner = load_engine(network, engine, device, precision)
     images = [photograph(*size) for size in ((64, 96), (8, 8), (64, 96), (120, 160))]
     images[2] = images[2][:, ::-1]

@@ -178,11 +178,11 @@ def test_reset_restarts_the_ids(detector, scene):
 
 def test_a_track_survives_a_frame_that_hides_its_feature(detector, scene):
     frontend = Frontend(detector)
-    first = frontend.process(view(scene, 100), 0)
+    first, _ = (frontend.process(view(scene, 100), stamp) for stamp in (0, FRAME_NS))
     hidden = np.ones(SIZE[::-1], bool)
     hidden[:, 160:] = False
-    frontend.process(view(scene, 100), FRAME_NS, hidden)
-    last = frontend.process(view(scene, 100), 2 * FRAME_NS)
+    frontend.process(view(scene, 100), 2 * FRAME_NS, hidden)
+    last = frontend.process(view(scene, 100), 3 * FRAME_NS)
     assert (first.features.keypoints[:, 0] > 170).any()
     np.testing.assert_array_equal(last.track_ids, first.track_ids)
 
@@ -190,15 +190,15 @@ def test_a_track_survives_a_frame_that_hides_its_feature(detector, scene):
 def test_images_without_features_are_frames_too(detector, scene):
     blind = replace(detector.settings, detection_threshold=0.999)
     frontend = Frontend(detector)
-    run(frontend, scene, [100])
+    run(frontend, scene, [100, 100])
     settings, detector.settings = detector.settings, blind
     try:
-        frames = [frontend.process(view(scene, 100), n * FRAME_NS) for n in (1, 2)]
+        frames = [frontend.process(view(scene, 100), n * FRAME_NS) for n in (2, 3)]
     finally:
         detector.settings = settings
     assert [len(frame.features) for frame in frames] == [0, 0]
     assert [len(frame.matches) for frame in frames] == [0, 0]
-    assert frontend.process(view(scene, 100), 3 * FRAME_NS).track_ages.max() == 2
+    assert frontend.process(view(scene, 100), 4 * FRAME_NS).track_ages.max() == 3
 
 
 def test_an_image_that_is_refused_leaves_the_chain_as_it_was(detector, scene):

@@ -13,9 +13,7 @@ from superpoint_ros.matching import Matches, MatchSettings, match, mutual_neares
 FOCAL, CENTRE = 500.0, np.array([320.0, 240.0])
 # Few distinct values, so that ties are the rule.
 SIMILARITIES = st.tuples(st.integers(0, 6), st.integers(0, 6)).flatmap(
-    lambda shape: arrays(
-        np.float32, shape, elements=st.sampled_from(np.float32([-1, 0, 0.5, 0.75, 1, -np.inf]))
-    )
+    lambda shape: arrays(np.float32, shape, elements=st.sampled_from(np.float32([-1, 0, 0.5, 0.75, 1, -np.inf])))
 )
 
 
@@ -27,8 +25,7 @@ def mutual_nearest_oracle(similarity, min_similarity, max_ratio):
         column = values.index(max(values))
         rivals = [other[column] for other in similarity.tolist()]
         earlier = any(
-            other[column] == values[column] and other.index(max(other)) == column
-            for other in similarity[:row].tolist()
+            other[column] == values[column] and other.index(max(other)) == column for other in similarity[:row].tolist()
         )
         if max(rivals) > values[column] or earlier or values[column] < min_similarity:
             continue
@@ -53,9 +50,7 @@ def make_features(descriptors, keypoints=None):
 @example(np.ones((3, 3), np.float32), -1.0, 1.0)
 def test_mutual_nearest_equals_the_oracle(similarity, min_similarity, max_ratio):
     rows, columns = mutual_nearest(similarity, min_similarity, max_ratio)
-    assert list(zip(rows, columns, strict=True)) == mutual_nearest_oracle(
-        similarity, min_similarity, max_ratio
-    )
+    assert list(zip(rows, columns, strict=True)) == mutual_nearest_oracle(similarity, min_similarity, max_ratio)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -107,9 +102,7 @@ def test_a_far_twin_does_not_hide_a_near_one():
 def views(motion, count=200, outliers=0.3, noise=0.3, seed=0):
     """Keypoints of a random scene before and after a motion, and which pairs are true."""
     rng = np.random.default_rng(seed)
-    points = np.stack(
-        [rng.uniform(-3, 3, count), rng.uniform(-2, 2, count), rng.uniform(3, 8, count)], axis=1
-    )
+    points = np.stack([rng.uniform(-3, 3, count), rng.uniform(-2, 2, count), rng.uniform(3, 8, count)], axis=1)
     rotation, translation = np.zeros(3), np.zeros(3)
     if motion in ('general', 'planar', 'rotation'):
         rotation = np.array([0.02, 0.05, -0.03])
@@ -120,9 +113,7 @@ def views(motion, count=200, outliers=0.3, noise=0.3, seed=0):
     if motion == 'planar':
         points[:, 2] = 5 + 0.1 * points[:, 0]
     moved = points @ cv2.Rodrigues(rotation)[0].T + translation
-    before, now = (
-        FOCAL * p[:, :2] / p[:, 2:] + CENTRE + rng.normal(0, noise, (count, 2)) for p in (points, moved)
-    )
+    before, now = (FOCAL * p[:, :2] / p[:, 2:] + CENTRE + rng.normal(0, noise, (count, 2)) for p in (points, moved))
     true = rng.random(count) >= outliers
     now[~true] = rng.uniform([0, 0], [640, 480], ((~true).sum(), 2))
     return before.astype(np.float32), now.astype(np.float32), true

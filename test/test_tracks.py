@@ -48,13 +48,14 @@ def test_ids_count_from_one_and_follow_their_features():
     st.lists(st.lists(st.integers(0, LANDMARKS - 1), unique=True), min_size=1, max_size=12),
 )
 def test_ids_survive_exactly_max_missed_frames_and_never_repeat(max_missed, frames):
-    """The oracle knows the landmarks: a gap within the limit keeps the id and a longer one ends it."""
+    """The oracle knows the landmarks: a gap within the limit keeps the id, a longer one or an age of 1 ends it."""
     sequence = Sequence(max_missed=max_missed)
     last_seen, current, given_out = {}, {}, 0
     for number, landmarks in enumerate(frames):
         observed = sequence.frame(landmarks)
         for landmark in landmarks:
-            if landmark in last_seen and number - last_seen[landmark] - 1 <= max_missed:
+            missed = number - last_seen.get(landmark, -np.inf) - 1
+            if missed == 0 or (missed <= max_missed and current[landmark][1] > 1):
                 current[landmark] = (current[landmark][0], current[landmark][1] + 1)
             else:
                 given_out += 1
@@ -75,6 +76,7 @@ def test_only_inliers_go_on_and_a_track_lost_now_is_not_taken_up_now():
 def test_a_lost_track_goes_on_only_near_where_it_was_lost():
     for x, expected in ((140, 1), (160, 2)):
         sequence = Sequence(search_radius=50)
+        sequence.frame([0], [[100, 100]])
         sequence.frame([0], [[100, 100]])
         sequence.frame([])
         assert sequence.frame([0], [[x, 100]])[0][0] == expected
@@ -104,9 +106,7 @@ def test_ages_stop_at_the_largest():
     assert [sequence.frame([0])[0] for _ in range(2)] == [(1, LARGEST_AGE)] * 2
 
 
-@pytest.mark.parametrize(
-    ('name', 'value'), [('max_missed', -1), ('min_similarity', 2.0), ('search_radius', -1.0)]
-)
+@pytest.mark.parametrize(('name', 'value'), [('max_missed', -1), ('min_similarity', 2.0), ('search_radius', -1.0)])
 def test_settings_outside_their_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         TrackSettings(**{name: value})
