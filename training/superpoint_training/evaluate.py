@@ -194,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     border = 0 if options.shapes else 4  # shapes have corners up to the edge
     try:
-        detectors = {name: make_detector(name, options.device, options.nms_radius, border) for name in options.detectors}
+        detectors = {
+            name: make_detector(name, options.device, options.nms_radius, border) for name in options.detectors
+        }
         if options.pairs:
             protocol = options.protocol
             results = evaluate_pairs(options.pairs, PROTOCOLS[protocol], detectors)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superpoint_ros.share import share_directory
 from superpoint_training import label, train
 
 
@@ -44,7 +45,10 @@ ROUTE = (
         'teacher.safetensors', 'joint', 'teacher.yaml',
         {'labels': 'labels_1.npz', 'start': 'magicpoint.safetensors'},
     ),
-    Stage('labels_2.npz', 'label', 'labels.yaml', {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10')),
+    Stage(
+        'labels_2.npz', 'label', 'labels.yaml',
+        {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10'),
+    ),
     Stage('superpoint.safetensors', 'joint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
     Stage(
         'superpoint_small.safetensors', 'joint', 'superpoint_small.yaml',
@@ -71,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='route', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--frames', required=True, help='folder of pictures and/or .tar files of pictures')
     parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of everything made on the way')
-    parser.add_argument('--configs', type=Path, default=Path('config/training'))
+    parser.add_argument('--configs', type=Path, default=share_directory() / 'config' / 'training')
     parser.add_argument('--minutes', type=float, default=9.0, help='length of this piece')
     parser.add_argument('--until', choices=[stage.output for stage in ROUTE], help='last stage to run')
     parser.add_argument('--device', default='auto')
