@@ -239,7 +239,7 @@ class TestCalibration:
         expected = (features.keypoints - [79.5, 59.5]) / 150
         np.testing.assert_allclose(features.rays[:, :2], expected, atol=1e-4)
         tracks = camera.wait_for('tracks', image.header)
-        assert len(tracks.points) == (features.track_ages > 1).sum() > 10
+        assert len(tracks.points) == (features.track_ages > 1).sum() > 0
         assert [len(c.values) for c in tracks.channels] == [len(tracks.points)] * 5
         assert camera.diagnostics()[2]['calibration'] == 'pinhole'
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import struct
 import tempfile
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from rosbags.highlevel import AnyReader
@@ -112,11 +113,18 @@ def _storage_files(path: Path) -> list[Path]:
 
 
 def _mended(path: Path, stack: ExitStack) -> Path:
-    """A storage file that opens: an MCAP file without its end is copied while it is whole, and given an end."""
-    if path.suffix != '.mcap':
+    """A copy of what is whole of a storage file that was cut off; other files as they are."""
+    mend = {'.mcap': _mend_mcap, '.db3': _mend_sqlite}.get(path.suffix)
+    if mend is None:
         return path
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='superpoint_ros_'))
     mended = Path(folder) / path.name
+    mend(path, mended)
+    return mended
+
+
+def _mend_mcap(path: Path, mended: Path) -> None:
+    """Copy an MCAP file up to its last whole record, and write the end that is missing."""
     shutil.copyfile(path, mended)
     with mended.open('r+b') as file:
         end = _end_of_whole_records(file, path.stat().st_size)
@@ -125,10 +133,9 @@ def _mended(path: Path, stack: ExitStack) -> Path:
         file.write(struct.pack('<BQI', 0x0F, 4, 0))  # DataEnd
         file.write(struct.pack('<BQQQI', 0x02, 20, 0, 0, 0))  # Footer that says there is no summary
         file.write(b'\x89MCAP0\r\n')
-    return mended
 
 
-def _end_of_whole_records(file: Any, size: int) -> int:
+def _end_of_whole_records(file: BinaryIO, size: int) -> int:
     """Where the last whole data record of an MCAP file ends. A record is kind, length, content."""
     end = 8
     while end + 9 <= size:
@@ -138,6 +145,23 @@ def _end_of_whole_records(file: Any, size: int) -> int:
             break
         end += 9 + length
     return end
+
+
+def _mend_sqlite(path: Path, mended: Path) -> None:
+    """Copy the rows of an SQLite file, table by table, up to the first page that is missing."""
+    padded = mended.with_suffix('.padded')
+    shutil.copyfile(path, padded)
+    with padded.open('r+b') as file:
+        page_size, pages = struct.unpack('>16xH10xI', file.read(32))
+        # At its full size the file opens, and reading fails at the first empty page.
+        file.truncate(max(path.stat().st_size, page_size * pages))
+    with closing(sqlite3.connect(padded)) as source, closing(sqlite3.connect(mended)) as target:
+        for table, definition in source.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"):
+            target.execute(definition)
+            with suppress(sqlite3.DatabaseError):
+                for row in source.execute(f'SELECT * FROM "{table}"'):
+                    target.execute(f'INSERT INTO "{table}" VALUES ({",".join("?" * len(row))})', row)
+        target.commit()
 
 
 def _image_topic(connections: list[Connection], wanted: str) -> str:

@@ -218,19 +218,21 @@ def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
             continue
         lines = path.read_text().splitlines()
         heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
-        columns = heads[-1] if heads else ['timestamp_s', 'file']
-        time_column = columns.index('timestamp_ns' if 'timestamp_ns' in columns else 'timestamp_s')
+        columns = heads[-1] if heads else ['timestamp']
+        nanoseconds = 'timestamp_ns' in columns
+        column = next(index for index, name in enumerate(columns) if name.startswith('timestamp'))
+        if nanoseconds:
+            column = columns.index('timestamp_ns')
         times = {}
         for row in (line.split() for line in lines if line and not line.startswith('#')):
             name = next((cell for cell in row if cell in names), None)
             if name is not None:
-                scale = 1 if columns[time_column] == 'timestamp_ns' else 1_000_000_000
-                times[name] = _nanoseconds(row[time_column], scale)
+                times[name] = int(row[column]) if nanoseconds else _nanoseconds(row[column])
         return times
     return {}
 
 
-def _nanoseconds(text: str, scale: int) -> int:
-    """`text` times `scale`, exactly: float64 can't hold nanoseconds since 1970."""
-    whole, _, fraction = text.partition('.')
-    return int(whole) * scale + round(float(f'0.{fraction or 0}') * scale)
+def _nanoseconds(seconds: str) -> int:
+    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970."""
+    whole, _, fraction = seconds.partition('.')
+    return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))

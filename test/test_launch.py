@@ -1,0 +1,110 @@
+"""What is launched and configured fits the nodes. The launch files run where `launch` is, which has no wheel."""
+
+import importlib.util
+import shutil
+import signal
+import subprocess
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import yaml
+
+pytest.importorskip('rclpy', reason='needs rclpy')
+
+import rclpy
+from ament_index_python import get_packages_with_prefixes
+from ros_processes import PATIENCE, Camera
+
+from superpoint_ros.nodes.middleware import fast_dds_environment
+from superpoint_ros.nodes.settings import PARAMETERS
+from superpoint_ros.share import share_directory
+
+CONFIG, LAUNCH = share_directory() / 'config', share_directory() / 'launch'
+
+
+def flat(tree: dict, prefix: str = '') -> dict:
+    """Nested parameters by their dotted names."""
+    values = {}
+    for name, value in tree.items():
+        values |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def test_the_parameter_file_has_every_parameter_at_its_default():
+    content = yaml.safe_load((CONFIG / 'frontend.yaml').read_text())
+    given = flat(content['/**']['superpoint_frontend']['ros__parameters'])
+    assert given == {parameter.name: parameter.default for parameter in PARAMETERS}
+
+
+def test_every_parameter_is_described_and_its_default_is_allowed():
+    for parameter in PARAMETERS:
+        assert parameter.description.endswith('.')
+        assert parameter.check(parameter.default) == parameter.default
+        if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
+            assert parameter.low < parameter.high
+
+
+def test_the_fast_dds_profile_has_room_for_several_of_the_largest_messages():
+    names = {'d': 'http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles'}
+    shared = ElementTree.parse(CONFIG / 'fastdds.xml').find('.//d:transport_descriptor[d:type="SHM"]', names)
+    features = 2000 * (32 + 4 * 256)
+    assert int(shared.find('d:segment_size', names).text) > 8 * features
+    assert int(shared.find('d:maxMessageSize', names).text) > 4 * features
+
+
+@pytest.mark.parametrize(
+    ('environment', 'used'),
+    [
+        ({}, True),
+        ({'RMW_IMPLEMENTATION': 'rmw_fastrtps_cpp'}, True),
+        ({'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}, False),
+        ({'FASTRTPS_DEFAULT_PROFILES_FILE': '/mine.xml'}, False),
+        ({'FASTDDS_DEFAULT_PROFILES_FILE': '/mine.xml'}, False),
+    ],
+)
+def test_the_profile_is_used_where_the_user_set_nothing_else(monkeypatch, environment, used):
+    for name in ('RMW_IMPLEMENTATION', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    profile = {'FASTRTPS_DEFAULT_PROFILES_FILE': str(CONFIG / 'fastdds.xml')}
+    assert fast_dds_environment() == (profile if used else {})
+
+
+def load(name: str):
+    """A launch file as a module."""
+    # A folder `launch` on the path is found as an empty package where the real one is missing.
+    pytest.importorskip('launch.actions', reason='launch is not installed: it comes with a ROS distribution')
+    spec = importlib.util.spec_from_file_location(name.replace('.', '_'), LAUNCH / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('name', ['frontend.launch.py', 'demo.launch.py'])
+def test_every_launch_argument_is_described(name):
+    arguments = load(name).generate_launch_description().get_launch_arguments()
+    assert len(arguments) > 5
+    for argument in arguments:
+        assert len(argument.description) > 15
+
+
+def test_launch_walks_the_node_to_active(tmp_path):
+    load('frontend.launch.py')
+    ros2 = shutil.which('ros2')
+    if ros2 is None or 'superpoint_ros' not in get_packages_with_prefixes():
+        pytest.skip('ros2 is not there, or the package is not in a sourced workspace')
+    command = [ros2, 'launch', 'superpoint_ros', 'frontend.launch.py']
+    arguments = ['namespace:=robot', 'image:=/cam/image', 'weights:=superpoint_small', 'respawn:=true']
+    rclpy.init()
+    with (tmp_path / 'log').open('w') as log:
+        launch = subprocess.Popen([*command, *arguments], stdout=log, stderr=subprocess.STDOUT)
+    camera = Camera(frontend='/robot/superpoint_frontend')
+    try:
+        camera.spin_until(lambda: camera.state() == 'active', 'the node to be active')
+        assert camera.count_subscribers('/cam/image') == 1
+    finally:
+        launch.send_signal(signal.SIGINT)
+        assert launch.wait(PATIENCE) == 0, (tmp_path / 'log').read_text()
+        camera.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,194 @@
+"""The replay node as a process: what it publishes, when, and how it ends."""
+
+import re
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from ros_processes import NodeProcess, scene
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from test_recordings import COUNT, PERIOD_NS, START_NS, write_bag
+
+from superpoint_ros.images import to_array
+from superpoint_ros.messages import stamp_ns
+
+PATIENCE = 60.0
+
+
+class Listener(Node):
+    """Hears a replay; answers images with empty features where told to."""
+
+    def __init__(self, kind: type = Image, answer: bool = False) -> None:
+        # Of its own, because a DDS participant has one type a topic, also after the topic is gone.
+        self._own = rclpy.Context()
+        rclpy.init(context=self._own)
+        super().__init__('listener', context=self._own)
+        self.images: list = []
+        self.infos: list[CameraInfo] = []
+        self._answers = self.create_publisher(PointCloud2, 'features', 5) if answer else None
+        self.create_subscription(kind, 'image', self._on_image, 50)
+        self.create_subscription(CameraInfo, 'camera_info', self.infos.append, 50)
+        self._spinner = SingleThreadedExecutor(context=self._own)
+        self._spinner.add_node(self)
+
+    def _on_image(self, image) -> None:
+        self.images.append(image)
+        if self._answers:
+            self._answers.publish(PointCloud2(header=image.header))
+
+    def close(self) -> None:
+        self.destroy_node()
+        rclpy.shutdown(context=self._own)
+
+    def listen_to(self, process: NodeProcess, images: int | None = None) -> None:
+        """Until the replay ends, or has sent a number of images."""
+        deadline = time.monotonic() + PATIENCE
+        while process.process.poll() is None and (images is None or len(self.images) < images):
+            assert time.monotonic() < deadline, process.log
+            self._spinner.spin_once(timeout_sec=0.05)
+
+
+@pytest.fixture
+def listen():
+    """Makes listeners; closes them after the test."""
+    made = []
+
+    def make(**options) -> Listener:
+        made.append(Listener(**options))
+        return made[-1]
+
+    yield make
+    for listener in made:
+        listener.close()
+
+
+@pytest.fixture
+def replay(tmp_path):
+    """Starts a replay; ends it after the test."""
+    started = []
+
+    def start(**parameters) -> NodeProcess:
+        started.append(NodeProcess('superpoint_ros.nodes.replay', tmp_path, **parameters))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def stamps(listener: Listener) -> list[int]:
+    return [stamp_ns(image.header.stamp) for image in listener.images]
+
+
+RECORDED = [START_NS + index * PERIOD_NS for index in range(COUNT)]
+
+
+def test_a_bag_at_its_recorded_rate(replay, listen, tmp_path):
+    process, listener = replay(input=write_bag(tmp_path / 'bag', 'sqlite3')), listen()
+    listener.listen_to(process)
+    assert process.wait() == 0
+    assert stamps(listener) == RECORDED
+    for index in (0, COUNT - 1):
+        np.testing.assert_array_equal(to_array(listener.images[index]), scene(index, 480, 640))
+    assert [info.header for info in listener.infos] == [image.header for image in listener.images]
+    assert [info.k[0] for info in listener.infos] == [150.0 + index for index in range(COUNT)]
+    # Never ahead of the recording, which lasts 0.55 s; how far behind is the machine's business.
+    assert float(re.search(r'Played 12 images in ([\d.]+) s', process.log)[1]) >= 0.5
+
+
+def test_the_fastest_rate_waits_for_each_answer(replay, listen, tmp_path):
+    process = replay(input=write_bag(tmp_path / 'bag', compressed=True), rate=0)
+    listener = listen(answer=True)
+    listener.listen_to(process)
+    assert process.wait() == 0
+    assert stamps(listener) == RECORDED
+    assert {image.encoding for image in listener.images} == {'mono8'}
+
+
+def test_the_fastest_rate_goes_on_without_answers(replay, listen, tmp_path):
+    process = replay(input=write_bag(tmp_path / 'bag'), rate=0, answer_timeout=0.05, wait_for_subscribers=0)
+    assert process.wait() == 0
+    assert 'Played 12 images' in process.log
+
+
+def test_looping_stamps_go_on_rising(replay, listen, tmp_path):
+    process, listener = replay(input=write_bag(tmp_path / 'bag', 'ros1'), rate=4.0, loop='true'), listen()
+    listener.listen_to(process, images=2 * COUNT + 3)
+    assert process.interrupt() == 0
+    assert 'Traceback' not in process.log
+    steps = np.diff(stamps(listener))
+    assert (steps > 0).all()  # a slow listener may miss some
+    assert not (steps % PERIOD_NS).any()
+    assert stamps(listener)[-1] > RECORDED[-1] + COUNT * PERIOD_NS
+
+
+def test_stamps_of_now(replay, listen, tmp_path):
+    process = replay(input=write_bag(tmp_path / 'bag'), stamps='now', rate=4.0)
+    listener = listen()
+    listener.listen_to(process)
+    assert abs(stamps(listener)[-1] * 1e-9 - time.time()) < PATIENCE
+
+
+def test_compressed_pictures_are_passed_on_as_they_are(replay, listen, tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(folder / f'{index}.jpg'), scene(index))
+    process = replay(input=folder, image_transport='compressed', fps=20)
+    listener = listen(kind=CompressedImage)
+    listener.listen_to(process)
+    assert [bytes(image.data) for image in listener.images] == [
+        (folder / f'{index}.jpg').read_bytes() for index in range(3)
+    ]
+
+
+def test_a_picture_that_is_damaged_is_skipped_and_named(replay, listen, tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(folder / f'{index}.png'), scene(index))
+    (folder / '1.png').write_bytes(b'no picture')
+    process, listener = replay(input=folder, fps=20), listen()
+    listener.listen_to(process)
+    assert process.wait() == 0
+    assert len(listener.images) == 2
+    assert 'Skipped' in process.log
+
+
+def test_a_truncated_bag_is_played_as_far_as_it_goes(replay, listen, tmp_path):
+    bag = write_bag(tmp_path / 'bag')
+    file = bag / 'bag.mcap'
+    file.write_bytes(file.read_bytes()[:2_200_000])
+    process, listener = replay(input=bag, rate=4.0), listen()
+    listener.listen_to(process)
+    assert process.wait() == 0
+    assert stamps(listener) == RECORDED[: len(listener.images)]
+    assert 3 <= len(listener.images) < COUNT
+    assert f'is cut off after {len(listener.images)} images' in process.log
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'reason'),
+    [
+        ({}, 'input:='),
+        ({'input': '/no/such/bag'}, '/no/such/bag'),
+        ({'input': '.', 'rate': -1.0}, 'rate'),
+        ({'input': '.', 'stamps': 'tomorrow'}, 'recorded, now'),
+        ({'input': '.', 'camera_info': '/no/such.yaml'}, '/no/such.yaml'),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_line(replay, tmp_path, parameters, reason):
+    cv2.imwrite(str(tmp_path / 'picture.png'), scene())
+    if parameters.get('input') == '.':
+        parameters = parameters | {'input': tmp_path}
+    process = replay(**parameters)
+    assert process.wait() == 1
+    assert reason in process.log
+    assert 'Traceback' not in process.log
