@@ -1,5 +1,6 @@
 """The whole detector: on a network whose answer is known, and on the shipped weights."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import cv2
@@ -33,8 +34,16 @@ class BrightnessNetwork(nn.Module):
         return torch.cat([logits, no_keypoint], 1), torch.cat([brightness, torch.ones_like(brightness)], 1)
 
 
+@cache
+def compiled_detector(engine):
+    """Compiling takes longer than all that the tests do with it."""
+    return Detector(BrightnessNetwork(), engine=engine, device='cpu')
+
+
 def make_detector(engine, **settings):
-    return Detector(BrightnessNetwork(), KeypointSettings(**settings), engine=engine, device='cpu')
+    detector = compiled_detector(engine)
+    detector.settings = KeypointSettings(**settings)
+    return detector
 
 
 def dots(height, width, points):
