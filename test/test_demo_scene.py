@@ -86,6 +86,43 @@ def test_a_nearer_rectangle_hides_a_farther_one_in_any_order() -> None:
         assert np.count_nonzero(picture == 255) == 400
 
 
+def test_transfer_knows_what_a_nearer_rectangle_hides() -> None:
+    blank = np.zeros((8, 8, 3), np.uint8)
+    panel = Surface(blank, (0.5, -1, 2), (1, 0, 0), (0, 2, 0))
+    wall = Surface(blank, (-9, -9, 4), (18, 0, 0), (0, 18, 0))
+    camera = Pinhole(64, 48, focal=40.0)
+    right = Pose(np.eye(3), np.array([0.4, 0, 0]))
+    # The panel covers columns 41.5 to 61.5 at first, 33.5 to 53.5 from the right; the wall moves by 4 columns.
+    moved, visible = Scene([panel, wall]).transfer(camera, LEVEL, right, np.array([[40.0, 23], [36, 23], [45, 23]]))
+    np.testing.assert_allclose(moved, [[36, 23], [32, 23], [37, 23]])
+    assert visible.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize('depth', [2.0, 7.0])
+def test_a_mark_on_a_texture_appears_where_its_point_projects(depth: float) -> None:
+    texture = np.zeros((200, 200, 3), np.uint8)
+    texture[80:100, 60:70] = 255
+    surface = Surface(texture, (-1, -1, depth), (2, 0, 0.5), (0, 2, 0))
+    camera = Pinhole(320, 240, focal=300.0)
+    picture = Scene([surface]).render(camera, LEVEL)[..., 0].astype(float)
+    centre = surface.corner + 0.325 * surface.right + 0.45 * surface.down
+    y, x = np.indices(picture.shape)
+    centroid = [np.average(x, weights=picture), np.average(y, weights=picture)]
+    np.testing.assert_allclose(centroid, camera.project(centre[None])[0], atol=0.1)
+
+
+def test_a_frame_is_neither_shifted_nor_early() -> None:
+    """Blur and smoothing leave it where an instantaneous picture of the stamped moment is."""
+    sequence = Gallery()
+    for index in (40, 95):
+        sharp = sequence.scene.render(CAMERA, camera_pose(index / 30))
+        frame, sharp = (
+            cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32) for image in (sequence.image(index), sharp)
+        )
+        shift, _ = cv2.phaseCorrelate(sharp, frame, cv2.createHanningWindow((640, 480), cv2.CV_32F))
+        np.testing.assert_allclose(shift, 0, atol=0.1)
+
+
 def test_what_is_behind_the_camera_is_not_drawn() -> None:
     behind = Surface(np.full((16, 16, 3), 255, np.uint8), (-5, -5, -2), (10, 0, 0), (0, 10, 0))
     assert not Scene([behind]).render(Pinhole(64, 48, 40.0), LEVEL).any()
@@ -97,9 +134,7 @@ def test_pictures_agree_with_the_ground_truth_to_a_fraction_of_a_pixel() -> None
     corners = cv2.goodFeaturesToTrack(before, 300, 0.02, 8).reshape(-1, 2)
     truth, visible = sequence.transfer(sequence.stamp(95), sequence.stamp(97), corners)
     guess = truth.astype(np.float32).reshape(-1, 1, 2) + 1
-    tracked, status, _ = cv2.calcOpticalFlowPyrLK(
-        before, after, corners, guess, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
-    )
+    tracked, status, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, guess, flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
     error = (tracked.reshape(-1, 2) - truth)[visible & (status.ravel() == 1)]
     assert len(error) > 150
     assert np.all(np.abs(np.median(error, axis=0)) < 0.1)
