@@ -58,6 +58,7 @@ setup(
             'label = superpoint_training.label:main',
             'route = superpoint_training.route:main',
             'evaluate = superpoint_training.evaluate:main',
+            'publish = superpoint_training.publish:main',
         ],
     },
 )

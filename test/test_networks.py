@@ -41,8 +41,9 @@ def trained_looking(config: SuperPointConfig) -> SuperPoint:
 
 @pytest.mark.parametrize('head', ['plain', 'skip'])
 @pytest.mark.parametrize('norm', ['none', 'batch', 'batch_below_full'])
-def test_outputs_have_the_promised_shapes(head, norm):
-    network = SuperPoint(SuperPointConfig((4, 4, 6, 6, 8, 8, 8, 8), 10, 12, head, norm)).eval()
+@pytest.mark.parametrize('kernel', [1, 3])
+def test_outputs_have_the_promised_shapes(head, norm, kernel):
+    network = SuperPoint(SuperPointConfig((4, 4, 6, 6, 8, 8, 8, 8), 10, 12, head, norm, kernel)).eval()
     logits, descriptors = network(torch.rand(2, 1, 24, 40))
     assert logits.shape == (2, 65, 3, 5)
     assert descriptors.shape == (2, 12, 3, 5)
@@ -144,7 +145,7 @@ def test_paper_layout_checkpoint_loads(tmp_path):
         return nn.functional.conv2d(x, weight, state[f'{name}.bias'], padding=weight.shape[-1] // 2)
 
     features = image
-    for index, name in enumerate(names):
+    for name in names:
         features = conv(features, name).relu()
         if name in ('conv1b', 'conv2b', 'conv3b'):
             features = nn.functional.max_pool2d(features, 2)

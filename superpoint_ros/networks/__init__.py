@@ -3,6 +3,7 @@
 from superpoint_ros.networks.layers import fold_batch_norm, sample_at
 from superpoint_ros.networks.superpoint import STRIDE, SuperPoint, SuperPointConfig, score_map
 from superpoint_ros.networks.weights import (
+    WEIGHTS_DIRECTORY,
     WeightsError,
     load_network,
     resolve_weights,
@@ -12,6 +13,7 @@ from superpoint_ros.networks.weights import (
 
 __all__ = [
     'STRIDE',
+    'WEIGHTS_DIRECTORY',
     'SuperPoint',
     'SuperPointConfig',
     'WeightsError',

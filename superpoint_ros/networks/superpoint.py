@@ -31,6 +31,7 @@ class SuperPointConfig:
             position inside a cell takes millions of samples to learn.
         norm: `batch` after every convolution (the paper), `none`, or `batch_below_full`: none at full
             resolution, where BatchNorm costs more time than the convolution and is not missed.
+        skip_kernel: side of the skips' convolutions; 1 costs a small network a third less time than 3.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
@@ -38,6 +39,7 @@ class SuperPointConfig:
     descriptor_dim: int = 256
     detector_head: str = 'plain'
     norm: str = 'batch'
+    skip_kernel: int = 3
 
     def __post_init__(self) -> None:
         if len(self.widths) != 8 or min(self.widths) < 1:
@@ -46,6 +48,8 @@ class SuperPointConfig:
             raise ValueError('head_width and descriptor_dim must be positive')
         if self.detector_head not in DETECTOR_HEADS:
             raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
+        if self.skip_kernel not in (1, 3):
+            raise ValueError(f'skip_kernel must be 1 or 3, got {self.skip_kernel}')
         if self.norm not in NORMS:
             raise ValueError(f'norm must be one of {NORMS}, got {self.norm!r}')
 
@@ -77,9 +81,10 @@ class SuperPoint(nn.Module):
         self.detector = _head(channels[-1], config.head_width, STRIDE**2 + 1, norm)
         self.descriptor = _head(channels[-1], config.head_width, config.descriptor_dim, norm)
         self.skips = nn.ModuleList()
+        kernel = config.skip_kernel
         if config.detector_head == 'skip':
             for level in range(3):
-                self.skips.append(nn.Conv2d(channels[2 * level + 2], 4**level, 3, padding=1))
+                self.skips.append(nn.Conv2d(channels[2 * level + 2], 4**level, kernel, padding=kernel // 2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network.

@@ -1,6 +1,7 @@
 """Configuration, frames, labels, the loop and the commands, on data small enough to train on in seconds."""
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network, save_network
-from superpoint_training import label, route, train
+from superpoint_training import label, publish, route, train
 from superpoint_training.config import ConfigError, load_config
 from superpoint_training.examples import PairExamples, PairsConfig, ShapeExamples, ShapesConfig, cell_targets
 from superpoint_training.frames import Frames
@@ -277,7 +278,10 @@ def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, c
         config = write_config(tmp_path / f'{steps}.yaml', loop=loop, pairs={'size': 64}, descriptor_loss=loss)
         out = tmp_path / f'{steps}.safetensors'
         joint = ['joint', '--config', config, '--frames', str(pictures), '--labels', str(labels_path)]
-        assert train.main([*joint, '--out', str(out), '--device', 'cpu', '--start', str(tmp_path / 'start.safetensors')]) == 0
+        assert (
+            train.main([*joint, '--out', str(out), '--device', 'cpu', '--start', str(tmp_path / 'start.safetensors')])
+            == 0
+        )
         return dict(part.split() for part in load_network(out).metadata['losses'].split(', '))
 
     early, late = detector_and_descriptor(1), detector_and_descriptor(60)
@@ -330,3 +334,21 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, monkeypa
     assert route.main(words) == 0
     for name in ('superpoint', 'superpoint_small'):
         assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'joint'
+
+
+def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path):
+    loop = {'steps': 2, 'batch_size': 2, 'workers': 0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    weights, package = tmp_path / 'mine.safetensors', tmp_path / 'package'
+    package.mkdir()
+    assert train.main(['magicpoint', '--config', config, '--out', str(weights), '--device', 'cpu']) == 0
+    figures = {str(weights): {'mAP': 0.625, 'AP_all': 0.5}, 'fast': {'mAP': 0.25, 'AP_all': 0.125}}
+    (tmp_path / 'results.json').write_text(json.dumps({'protocol': 'synthetic-shapes', 'detectors': figures}))
+    words = [str(weights), '--results', str(tmp_path / 'results.json'), '--data', 'shapes; no terms']
+    assert publish.main([*words, '--folder', str(package)]) == 0
+    card = (package / 'mine.md').read_text()
+    assert '| mine | 0.625 | 0.500 |' in card
+    assert 'shapes; no terms' in card
+    assert '2 steps of 2' in card
+    assert load_network(package / 'mine.safetensors').metadata['data_terms'] == 'shapes; no terms'
+    assert publish.main(['nowhere.safetensors', '--data', 'x', '--folder', str(package)]) == 1

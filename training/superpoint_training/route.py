@@ -50,10 +50,7 @@ ROUTE = (
         {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10'),
     ),
     Stage('superpoint.safetensors', 'joint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
-    Stage(
-        'superpoint_small.safetensors', 'joint', 'superpoint_small.yaml',
-        {'labels': 'labels_2.npz', 'start': 'teacher.safetensors'},
-    ),
+    Stage('superpoint_small.safetensors', 'joint', 'superpoint_small.yaml', {'labels': 'labels_2.npz'}),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, and the two networks."""
 
