@@ -152,9 +152,8 @@ def test_rectification_uses_p_and_r():
 
 
 def test_the_mask_leaves_out_the_edge_that_rectifying_makes():
-    barrel = Camera.from_info(
-        camera_info('plumb_bob', [0.3, 0, 0, 0, 0])
-    )  # pixels outside the picture are asked for
+    # It asks for pixels outside the picture.
+    barrel = Camera.from_info(camera_info('plumb_bob', [0.3, 0, 0, 0, 0]))
     unseen = barrel.rectify(np.full((HEIGHT, WIDTH), 255, np.uint8)) == 0
     assert unseen.any()
     near_unseen = cv2.dilate(unseen.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0

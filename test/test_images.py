@@ -108,9 +108,7 @@ def test_bayer_mosaics_do_not_shift_the_picture(pattern):
 @pytest.mark.parametrize('encoding', ['mono16', 'rgb16', '16UC1', 'bayer_rggb16'])
 def test_16_bits_are_stretched_however_many_are_used(encoding, bits, bigendian):
     deep = RGB.astype(np.uint16) << (bits - 8)
-    pixels = {'rgb16': deep, 'bayer_rggb16': mosaic('rggb', deep)}.get(
-        encoding, GREY.astype(np.uint16) << (bits - 8)
-    )
+    pixels = {'rgb16': deep, 'bayer_rggb16': mosaic('rggb', deep)}.get(encoding, GREY.astype(np.uint16) << (bits - 8))
     message = image_message(pixels.astype('>u2' if bigendian else '<u2'), encoding, 4, is_bigendian=bigendian)
     image = to_array(message)
     assert image.dtype == np.uint8
@@ -180,9 +178,7 @@ def test_a_bad_image_says_what_is_wrong(cause, changes):
     data=st.binary(max_size=200),
 )
 def test_any_image_message_is_read_or_refused(encoding, height, width, step, data):
-    message = SimpleNamespace(
-        height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=data
-    )
+    message = SimpleNamespace(height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=data)
     try:
         image = to_array(message)
     except ImageError:
@@ -199,9 +195,7 @@ def test_compressed_colour_comes_back_as_grey(suffix, format_):
 
 
 def test_a_16_bit_png_is_stretched():
-    image = to_array(
-        compressed_message(encode('.png', GREY.astype(np.uint16) << 4), '16UC1; png compressed ')
-    )
+    image = to_array(compressed_message(encode('.png', GREY.astype(np.uint16) << 4), '16UC1; png compressed '))
     assert image.dtype == np.uint8
     assert np.corrcoef(image.ravel(), GREY.ravel())[0, 1] > 0.999
 
@@ -221,6 +215,8 @@ def test_a_truncated_file_is_refused(suffix, share):
     with pytest.raises(ImageError) as raised:
         to_array(compressed_message(data[: int(len(data) * share)]))
     assert raised.value.cause in ('truncated image', 'undecodable image', 'empty image')
+    if share > 0.5:  # not left to OpenCV, whose older versions fill the rest with grey
+        assert raised.value.cause == 'truncated image'
 
 
 def test_padding_after_a_jpeg_is_fine():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -249,6 +250,7 @@ def main(args: list[str] | None = None) -> None:
     except ParameterError as error:
         sys.exit(f'frontend: {error}')
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
         if node is not None:
             node.close()
         rclpy.try_shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -188,6 +189,7 @@ def main(args: list[str] | None = None) -> None:
     except (RecordingError, CalibrationFileError, ParameterError) as error:
         sys.exit(f'replay: {error}')
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
