@@ -149,18 +149,14 @@ def _from_compressed(message: Any) -> np.ndarray:
     if 'compressedDepth' in message.format:
         raise ImageError('unknown encoding', f"Images of format '{message.format}' are not supported.")
     if _cut_short(data):
-        raise ImageError(
-            'truncated image', f'The {message.format} image ends early, after {len(data)} bytes.'
-        )
+        raise ImageError('truncated image', f'The {message.format} image ends early, after {len(data)} bytes.')
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(
-            'undecodable image', f"OpenCV can't decode these {len(data)} bytes of '{message.format}'."
-        )
+        raise ImageError('undecodable image', f"OpenCV can't decode these {len(data)} bytes of '{message.format}'.")
     return image if image.dtype == np.uint8 else stretch(image)
 
 
@@ -168,5 +164,5 @@ def _cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end, which OpenCV would fill in grey without a word."""
     if data.startswith(b'\xff\xd8'):
         # Scan data can't hold an end marker, so the one after the last scan's start is the picture's own.
-        return data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+        return data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
     return data.startswith(b'\x89PNG') and b'IEND' not in data[-64:]

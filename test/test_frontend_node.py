@@ -384,9 +384,8 @@ class TestLifecycle:
         assert 'internal error' not in active.log
 
 
-def test_out_of_range_parameters_at_start_are_refused_with_the_reason(tmp_path):
-    for parameters, reason in (({'max_keypoints': -3}, 'max_keypoints'), ({'precision': 'int1'}, 'bfloat16')):
-        process = NodeProcess('superpoint_ros.nodes.frontend', tmp_path, **parameters)
-        assert process.wait() == 1
-        assert reason in process.log
-        assert 'Traceback' not in process.log
+def test_an_out_of_range_parameter_at_start_is_refused_with_the_reason(tmp_path):
+    process = NodeProcess('superpoint_ros.nodes.frontend', tmp_path, max_keypoints=-3)
+    assert process.wait() == 1
+    assert 'max_keypoints' in process.log
+    assert 'Traceback' not in process.log
