@@ -29,7 +29,9 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
 
+# Tests that need ROS skip without it; here it must be there.
 test: lint
+	$(BIN)/python -c 'import rclpy, sensor_msgs.msg'
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)

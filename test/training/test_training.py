@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network, save_network
-from superpoint_training import label, publish, route, train
+from superpoint_training import label, loop, publish, route, train
 from superpoint_training.config import ConfigError, load_config
 from superpoint_training.examples import PairExamples, PairsConfig, ShapeExamples, ShapesConfig, cell_targets
 from superpoint_training.frames import Frames
@@ -255,6 +255,7 @@ def test_magicpoint_learns_and_resumes_to_the_same_weights(tmp_path):
     while train.main(interrupted) == 3:
         calls += 1
     assert calls > 1
+    assert train.main([*interrupted, '--set', 'seed=9']) == 1  # not the run that the checkpoint is of
     whole, parts = (load_network(tmp_path / f'{n}.safetensors').state_dict() for n in ('whole', 'parts'))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     fresh = train.build_network(TINY, 0, None)
@@ -289,6 +290,16 @@ def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, c
     assert 'tensors start from' in capsys.readouterr().out
 
 
+def test_a_loss_that_stays_infinite_ends_the_run(tmp_path):
+    def infinite(network, batch):
+        return {'total': network(batch['x']).sum() * torch.inf}
+
+    network, config = torch.nn.Linear(1, 1).to(memory_format=torch.preserve_format), LoopConfig(steps=500)
+    batches = lambda first, last: iter([{'x': torch.ones(1, 1)}] * (last - first))  # noqa: E731
+    with pytest.raises(FloatingPointError, match='up to step 100'):
+        loop.train(network, batches, infinite, config, tmp_path / 'c', device=torch.device('cpu'))
+
+
 def test_errors_are_said_not_thrown(tmp_path, pictures, capsys):
     config = write_config(tmp_path / 'c.yaml')
     out = ['--out', str(tmp_path / 'o.safetensors')]
@@ -318,7 +329,7 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     assert torch.load(out.with_suffix('.checkpoint'), weights_only=True)['step'] >= 1
 
 
-def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, monkeypatch):
+def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     """The whole route on tiny configurations, in pieces, from nothing to both networks."""
     configs = tmp_path / 'configs'
     configs.mkdir()
@@ -332,6 +343,9 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, monkeypa
     assert not (tmp_path / 'runs' / 'teacher.safetensors').exists()
     assert route.main([*words, '--minutes', '0.0']) == 3
     assert route.main(words) == 0
+    write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
+    assert route.main(words) == 1
+    assert 'teacher' in capsys.readouterr().err
     for name in ('superpoint', 'superpoint_small'):
         assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'joint'
 

@@ -16,6 +16,9 @@ from tqdm import tqdm
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
 
+MOST_BAD_STEPS = 100
+"""Steps in a row without a finite loss that end a run."""
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -64,6 +67,58 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+class _Run:
+    """A training in progress: all that a checkpoint holds, and one step of it."""
+
+    def __init__(self, network: nn.Module, config: LoopConfig, device: torch.device, settings: str) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.config, self.device, self.settings = config, device, settings
+        self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        self.step, self.seconds, self.means = 0, 0.0, dict[str, float]()
+        self._bad_in_a_row = 0
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        if saved['settings'] != self.settings:
+            raise ValueError(f"'{path}' is from a run with other settings: remove it to begin anew, or restore them")
+        self.network.load_state_dict(saved['network'])
+        self.optimizer.load_state_dict(saved['optimizer'])
+        self.step, self.seconds, self.means = saved['step'], saved['seconds'], saved['losses']
+
+    def save(self, path: Path) -> None:
+        state = {
+            'network': self.network.state_dict(), 'optimizer': self.optimizer.state_dict(), 'step': self.step,
+            'seconds': self.seconds, 'losses': self.means, 'settings': self.settings,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + '.partial')
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def take_step(self, batch: Batch, compute_losses: Callable[[nn.Module, Batch], Losses]) -> None:
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.step, self.config)
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16):
+            losses = compute_losses(self.network, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if not bool(torch.isfinite(losses['total'])):
+            self._bad_in_a_row += 1
+            if self._bad_in_a_row == MOST_BAD_STEPS:
+                raise FloatingPointError(
+                    f'the loss was not finite {MOST_BAD_STEPS} steps in a row, up to step {self.step}'
+                )
+            return
+        self._bad_in_a_row = 0
+        losses['total'].backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
+        self.optimizer.step()
+        for name, loss in losses.items():
+            value = float(loss.detach())
+            self.means[name] = self.means.get(name, value) * 0.99 + value * 0.01
+
+
 def train(
     network: nn.Module,
     make_batches: Callable[[int, int], Iterator[Batch]],
@@ -72,81 +127,51 @@ def train(
     checkpoint: Path,
     *,
     device: torch.device,
+    settings: str = '',
     minutes: float | None = None,
     describe: str = 'training',
 ) -> Outcome:
     """Train until the schedule ends, the minutes are over or a signal comes; go on from the checkpoint if it exists.
 
-    Forward passes run in bfloat16 autocast. A step whose loss is not finite is left out, and a hundred in a row
-    end the run.
+    Forward passes run in bfloat16 autocast. A step whose loss is not finite is left out, and `MOST_BAD_STEPS` in a
+    row end the run.
 
     Args:
         network: trained in place; moved to `device`.
         make_batches: batches from step to step, a function of the step number alone so that runs resume.
         compute_losses: named losses of a batch, with the sum to minimise under `total`.
-        config: the schedule.
+        config: the schedule; a run may go on under another one.
         checkpoint: file that holds all that is needed to go on; written every `checkpoint_seconds` and at the end.
         device: where to train.
+        settings: whatever else must be the same for a run to go on.
         minutes: stop after so many, leaving a checkpoint.
         describe: title of the progress bar.
 
     Raises:
         FloatingPointError: the losses stopped being finite.
+        ValueError: the checkpoint is from a run with other settings.
     """
-    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    start, spent, means = 0, 0.0, {}
+    run = _Run(network, config, device, settings)
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(saved['network'])
-        optimizer.load_state_dict(saved['optimizer'])
-        start, spent, means = saved['step'], saved['seconds'], saved['losses']
-
-    began = saved_at = time.monotonic()
-    step, bad_in_a_row = start, 0
-
-    def save() -> None:
-        state = {
-            'network': network.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step,
-            'seconds': spent + time.monotonic() - began, 'losses': means,
-        }  # fmt: skip
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = checkpoint.with_name(checkpoint.name + '.partial')
-        torch.save(state, partial)
-        partial.replace(checkpoint)
-
+        run.load(checkpoint)
+    began = lap = saved_at = time.monotonic()
     with (
         Interruptible() as interrupted,
-        tqdm(total=config.steps, initial=start, desc=describe, unit='step', mininterval=2, smoothing=0.05) as progress,
+        tqdm(total=config.steps, initial=run.step, desc=describe, unit='step', mininterval=2) as progress,
     ):
-        for batch in make_batches(start, config.steps) if start < config.steps else ():
-            for group in optimizer.param_groups:
-                group['lr'] = learning_rate(step, config)
-            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16):
-                losses = compute_losses(network, batch)
-            optimizer.zero_grad(set_to_none=True)
-            if bool(torch.isfinite(losses['total'])):
-                losses['total'].backward()
-                nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
-                optimizer.step()
-                bad_in_a_row = 0
-                for name, loss in losses.items():
-                    means[name] = means.get(name, float(loss.detach())) * 0.99 + float(loss.detach()) * 0.01
-            else:
-                bad_in_a_row += 1
-                if bad_in_a_row == 100:
-                    raise FloatingPointError(f'the loss was not finite 100 steps in a row, up to step {step}')
-            step += 1
+        for batch in make_batches(run.step, config.steps) if run.step < config.steps else ():
+            run.take_step(batch, compute_losses)
             progress.update()
-            progress.set_postfix({name: f'{mean:.3f}' for name, mean in means.items()}, refresh=False)
-            if time.monotonic() - saved_at > config.checkpoint_seconds:
-                save()
-                saved_at = time.monotonic()
-            if interrupted() or (minutes is not None and time.monotonic() - began > 60 * minutes):
+            progress.set_postfix({name: f'{mean:.3f}' for name, mean in run.means.items()}, refresh=False)
+            now = time.monotonic()
+            run.seconds, lap = run.seconds + now - lap, now
+            if now - saved_at > config.checkpoint_seconds:
+                run.save(checkpoint)
+                saved_at = now
+            if interrupted() or (minutes is not None and now - began > 60 * minutes):
                 break
-    save()
-    return Outcome(step, spent + time.monotonic() - began, means, step >= config.steps)
+    run.save(checkpoint)
+    return Outcome(run.step, run.seconds, run.means, run.step >= config.steps)
 
 
 class Interruptible:

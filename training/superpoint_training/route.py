@@ -3,7 +3,7 @@
     python -m superpoint_training.route --frames DIR --runs DIR --minutes 9
 
 Each call goes on where the last one stopped and ends after the given minutes with exit status 3, or 0 when all is
-done, so that a machine lent for minutes at a time can be used: `until python -m ... ; do :; done`.
+done, so that a machine that is there for minutes at a time can be used; the README has the loop around it.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     for stage in ROUTE:
         done = options.runs / f'{stage.output}.done'
+        config = (options.configs / stage.config).read_text()
         left = options.minutes - (time.monotonic() - began) / 60
         if not done.exists():
             if left < 0.1:
@@ -95,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = run(command_line(stage, options, left))
             if status:
                 return status
-            done.touch()
+            done.write_text(config)
+        elif done.read_text() != config:
+            print(f"error: '{done}' is of another {stage.config}: remove it to run the stage anew", file=sys.stderr)
+            return 1
         if stage.output == options.until:
             break
     return 0

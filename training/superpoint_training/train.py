@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from superpoint_training.config import ConfigError, load_config
 from superpoint_training.examples import PairExamples, ShapeExamples, batches
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels
-from superpoint_training.loop import Outcome, pick_device, train
+from superpoint_training.loop import LoopConfig, Outcome, pick_device, train
 from superpoint_training.recipes.losses import constant_prediction_loss
 from superpoint_training.recipes.superpoint import (
     JointConfig,
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> Outcome:
         config.loop,
         checkpoint,
         device=device,
+        settings=repr(replace(config, loop=LoopConfig())),
         minutes=options.minutes,
         describe=f'{options.stage} {options.out.stem}',
     )
