@@ -72,7 +72,7 @@ class Frontend:
     @detector.setter
     def detector(self, detector: Detector) -> None:
         self._detector = detector
-        self._begin_anew()  # descriptors of different networks do not compare
+        self.begin_anew()  # descriptors of different networks do not compare
 
     @property
     def camera(self) -> Camera | None:
@@ -97,7 +97,12 @@ class Frontend:
     def reset(self) -> None:
         """Begin anew, with ids from 1."""
         self._tracker = Tracker(self._tracker.settings)
-        self._begin_anew()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the images so far, as when the next ones do not compare with them; ids go on."""
+        self._tracker.forget()
+        self._previous = None
 
     def process(self, image: np.ndarray, stamp_ns: int, mask: np.ndarray | None = None) -> Frame:
         """Take the next image; image, mask and errors as in `Detector.detect`."""
@@ -107,7 +112,7 @@ class Frontend:
         rays = self._rays(features)
 
         if self._previous and (self._previous.image_size != image_size or self._previous.stamp_ns > stamp_ns):
-            self._begin_anew()
+            self.begin_anew()
         previous = self._previous
         matches = self._match(features, rays, previous, stopwatch)
         track_ids, track_ages = self._tracker.update(features, matches)
@@ -128,10 +133,6 @@ class Frontend:
             timings=stopwatch.laps,
         )
         return self._previous
-
-    def _begin_anew(self) -> None:
-        self._tracker.forget()
-        self._previous = None
 
     def _rays(self, features: Features) -> np.ndarray:
         if self._camera is None:

@@ -243,15 +243,16 @@ class TestCalibration:
         assert [len(c.values) for c in tracks.channels] == [len(tracks.points)] * 5
         assert camera.diagnostics()[2]['calibration'] == 'pinhole'
 
-    def test_rectify_can_be_turned_on(self, camera, active):
+    def test_rectification_can_be_changed(self, camera, active):
         info = camera_info()
         info.d = [-0.2, 0.0, 0.0, 0.0, 0.0]
         camera.infos.publish(info)
         camera.spin_for(0.3)
         distorted = send_scene(camera)
-        assert camera.set(rectify=True) == ''
+        assert camera.set(rectification='rectify') == ''
         rectified = send_scene(camera)
-        assert camera.set(rectify=False) == ''
+        assert len(read_matches(camera.latest('matches'))) == 0  # to pixels of a picture that was not rectified
+        assert camera.set(rectification='raw') == ''
         assert camera.diagnostics()[2]['calibration'] == 'plumb_bob'
         np.testing.assert_allclose(rectified.rays[:, :2], (rectified.keypoints - [79.5, 59.5]) / 150, atol=1e-4)
         pinhole = (distorted.keypoints - [79.5, 59.5]) / 150

@@ -11,16 +11,20 @@ import numpy as np
 
 from superpoint_ros.camera import Camera, CameraError
 
+RECTIFICATIONS = ('raw', 'rectify', 'rectified')
 UNCALIBRATED = 'uncalibrated'
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the front-end takes it, its camera, and its mask: [H, W] uint8, 0 where nothing is wanted."""
+    """A picture as the front-end takes it."""
 
     image: np.ndarray
     camera: Camera | None
     mask: np.ndarray | None
+    """[H, W] uint8, 0 where nothing is wanted."""
+    rectified_by: Camera | None = None
+    """Whose distortion was undone here. Pixels of views that differ in it do not compare."""
 
 
 class Optics:
@@ -42,16 +46,22 @@ class Optics:
         """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
         self._info = info
 
-    def view(self, image: np.ndarray, rectify: bool) -> View:
-        """The view of [H, W] uint8; rectified if asked for and the calibration is known."""
+    def view(self, image: np.ndarray, rectification: str) -> View:
+        """The view of [H, W] uint8.
+
+        rectification: 'raw' takes the image as the camera saw it; 'rectify' undoes its distortion, where the
+        calibration is known; 'rectified' says that this was done before, with the P of `camera_info`.
+        """
         camera = self._fitting_camera(image)
         mask = self._fitting_mask(image)
-        if camera is None or not rectify:
+        if camera is None or rectification == 'raw':
             return View(image, camera, mask)
+        if rectification == 'rectified':
+            return View(image, camera.rectified, mask)
         rectified_mask = camera.rectified_mask
         if mask is not None:
             rectified_mask = cv2.bitwise_and(rectified_mask, camera.rectify(mask))
-        return View(camera.rectify(image), camera.rectified, rectified_mask)
+        return View(camera.rectify(image), camera.rectified, rectified_mask, rectified_by=camera)
 
     def _fitting_camera(self, image: np.ndarray) -> Camera | None:
         self._read_info()

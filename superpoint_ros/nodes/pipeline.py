@@ -16,7 +16,7 @@ from superpoint_ros.engines import EngineError
 from superpoint_ros.frontend import Frame, Frontend
 from superpoint_ros.images import ImageError, to_array
 from superpoint_ros.messages import stamp_ns
-from superpoint_ros.nodes.optics import Optics
+from superpoint_ros.nodes.optics import Optics, View
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.settings import Settings
 from superpoint_ros.nodes.statistics import Statistics
@@ -56,6 +56,7 @@ class Pipeline:
         self._frontend = Frontend(self.detector)
         self._fell_back = False
         self._last_stamp_ns = 0
+        self._rectified_by: Camera | None = None
 
     def process(self, message: Any, received: float) -> None:
         """Take an Image or CompressedImage that came at this time of the monotonic clock. Never raises."""
@@ -74,10 +75,10 @@ class Pipeline:
         settings = self.settings
         watch = Stopwatch()
         waited = (monotonic() - received) * 1e3
-        view = self.optics.view(to_array(message), settings.rectify)
+        view = self.optics.view(to_array(message), settings.rectification)
         watch.lap('decode')
         stamp = stamp_ns(message.header.stamp)
-        self._prepare(settings, view.camera, stamp)
+        self._prepare(settings, view, stamp)
         frame = self._frontend.process(view.image, stamp, view.mask)
         watch.lap('frontend')
         self._outputs.publish(frame, view.image, message.header, settings.descriptor_type)
@@ -94,7 +95,7 @@ class Pipeline:
         latency = (monotonic() - received) * 1e3
         self._statistics.on_processed(latency, _figures(frame) | {f'{k}_ms': v for k, v in times.items()})
 
-    def _prepare(self, settings: Settings, camera: Camera | None, stamp: int) -> None:
+    def _prepare(self, settings: Settings, view: View, stamp: int) -> None:
         """Let the front-end follow what changed since the last image."""
         frontend = self._frontend
         if self.reset_wanted:
@@ -102,8 +103,11 @@ class Pipeline:
             frontend.reset()
         if frontend.detector is not self.detector:
             frontend.detector = self.detector
-        if frontend.camera is not camera:
-            frontend.camera = camera
+        if view.rectified_by is not self._rectified_by:
+            self._rectified_by = view.rectified_by
+            frontend.begin_anew()
+        if frontend.camera is not view.camera:
+            frontend.camera = view.camera
         settings.apply(frontend)
         if stamp < self._last_stamp_ns:
             back = (self._last_stamp_ns - stamp) * 1e-9

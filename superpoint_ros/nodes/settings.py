@@ -11,6 +11,7 @@ from superpoint_ros.frontend import Frontend
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
+from superpoint_ros.nodes.optics import RECTIFICATIONS
 from superpoint_ros.nodes.parameters import Parameter
 from superpoint_ros.tracks import TrackSettings
 
@@ -38,9 +39,11 @@ PARAMETERS = (
         choices=('best_effort', 'reliable'),
     ),
     Parameter(
-        'rectify',
-        False,
-        'Undo the lens distortion of `image` as `camera_info` says; leave false for rectified images.',
+        'rectification',
+        'raw',
+        'raw: `image` is distorted, and rays are undistorted; rectify: undo the distortion of `image` here; '
+        'rectified: `image` already is (image_rect), and rays follow from P.',
+        choices=RECTIFICATIONS,
         live=True,
     ),
     Parameter(
@@ -166,7 +169,7 @@ class Settings:
     keypoints: KeypointSettings
     matching: MatchSettings
     tracks: TrackSettings
-    rectify: bool
+    rectification: str
     descriptor_type: str
     stale_after: float
 
@@ -181,7 +184,7 @@ class Settings:
             keypoints=_group(KeypointSettings, values, ''),
             matching=_group(MatchSettings, values, 'matching.'),
             tracks=_group(TrackSettings, values, 'tracks.'),
-            rectify=values['rectify'],
+            rectification=values['rectification'],
             descriptor_type=values['descriptor_type'],
             stale_after=values['stale_after'],
         )
