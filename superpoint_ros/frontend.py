@@ -10,7 +10,9 @@ from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector, Features
 from superpoint_ros.matching import Matches, MatchSettings, match, verify
 from superpoint_ros.stopwatch import Stopwatch
-from superpoint_ros.tracks import Tracker, TrackSettings
+from superpoint_ros.tracks import Ids, Tracker, TrackSettings
+
+LARGEST_RUN_ID = 2**24 - 1  # float32, the type that VINS back-ends read ids in, is exact up to here
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,12 @@ class Frame:
     rays: np.ndarray
     """[N, 3] float32 in the optical frame, undistorted, z = 1; NaN without a calibration."""
     track_ids: np.ndarray
-    """[N] uint32, 1 to 2^24 - 1."""
+    """[N] uint32, from 1; a track survives frames that do not see it."""
     track_ages: np.ndarray
     """[N] uint16, frames in which the track was seen, this one included; 1 is new."""
+    run_ids: np.ndarray
+    """[N] uint32, 1 to 2^24 - 1: of runs of frames without a gap, each linked to the one before by an inlier
+    match and known rays in both. A run has its id from its second frame on; 0 where there is none."""
     velocities: np.ndarray
     """[N, 2] float32, change of the ray's x and y per second since the previous frame; 0 where not known."""
     matches: Matches
@@ -62,6 +67,7 @@ class Frontend:
         self.match_settings = match_settings or MatchSettings()
         self._camera = camera
         self._tracker = Tracker(track_settings)
+        self._run_ids = Ids(LARGEST_RUN_ID)
         self._previous: Frame | None = None
 
     @property
@@ -97,6 +103,7 @@ class Frontend:
     def reset(self) -> None:
         """Begin anew, with ids from 1."""
         self._tracker = Tracker(self._tracker.settings)
+        self._run_ids = Ids(LARGEST_RUN_ID)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -116,6 +123,7 @@ class Frontend:
         previous = self._previous
         matches = self._match(features, rays, previous, stopwatch)
         track_ids, track_ages = self._tracker.update(features, matches)
+        run_ids = self._continue_runs(rays, matches, previous)
         velocities = _velocities(rays, stamp_ns, matches, previous)
         stopwatch.lap('tracks')
 
@@ -126,6 +134,7 @@ class Frontend:
             rays=rays,
             track_ids=track_ids,
             track_ages=track_ages,
+            run_ids=run_ids,
             velocities=velocities,
             matches=matches,
             previous_stamp_ns=previous.stamp_ns if previous else None,
@@ -151,6 +160,17 @@ class Frontend:
             matches = verify(matches, features.keypoints, previous.features.keypoints, settings)
         stopwatch.lap('verification')
         return matches
+
+    def _continue_runs(self, rays: np.ndarray, matches: Matches, previous: Frame | None) -> np.ndarray:
+        ids = np.zeros(len(rays), np.uint32)
+        if previous:
+            query, train = matches.query[matches.inlier], matches.train[matches.inlier]
+            known = np.isfinite(rays[query]).all(axis=1) & np.isfinite(previous.rays[train]).all(axis=1)
+            query, train = query[known], train[known]
+            ids[query] = previous.run_ids[train]
+            new = query[ids[query] == 0]
+            ids[new] = self._run_ids.take(len(new), in_use=ids)
+        return ids
 
 
 def _velocities(rays: np.ndarray, stamp_ns: int, matches: Matches, previous: Frame | None) -> np.ndarray:

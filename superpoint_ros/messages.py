@@ -153,12 +153,14 @@ def encode_matches(frame: Frame, header: Header) -> PointCloud2:
 def encode_tracks(frame: Frame, header: Header) -> PointCloud:
     """The `tracks` message of a frame, as VINS-Mono's estimator reads it.
 
-    Holds the features seen in at least two frames whose ray is known; velocities are those of the ray's x and
-    y, in units of depth a second.
+    The estimator takes the n-th observation of an id to be of the n-th message after its first. So ids are
+    those of the frame's runs, whose messages have no gap, not those of its tracks. The first frame of a run,
+    whose velocity is not known, is left out, as by VINS-Mono's own tracker. Velocities are those of the ray's
+    x and y, in units of depth a second.
     """
-    keep = np.flatnonzero((frame.track_ages >= 2) & np.isfinite(frame.rays).all(axis=1))
+    keep = np.flatnonzero(frame.run_ids)
     channels = {
-        'id': frame.track_ids[keep],
+        'id': frame.run_ids[keep],
         'u': frame.features.keypoints[keep, 0],
         'v': frame.features.keypoints[keep, 1],
         'velocity_x': frame.velocities[keep, 0],

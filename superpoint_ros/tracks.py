@@ -9,7 +9,7 @@ import numpy as np
 from superpoint_ros.detector import Features
 from superpoint_ros.matching import Matches, mutual_nearest, similarity_matrix
 
-LARGEST_ID = 2**24 - 1  # float32, the type that VINS back-ends read ids in, is exact up to here
+LARGEST_ID = 2**32 - 1
 LARGEST_AGE = 2**16 - 1
 
 
@@ -64,6 +64,22 @@ class _Tracks:
         )
 
 
+class Ids:
+    """Counts up from 1. After the largest it begins again at 1, leaving out those in use."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._next = 1
+
+    def take(self, count: int, in_use: np.ndarray) -> np.ndarray:
+        """The next ids, [count] int64."""
+        candidates = (self._next - 1 + np.arange(count + len(in_use))) % self._largest + 1
+        ids = candidates[~np.isin(candidates, in_use)][:count]
+        if count:
+            self._next = int(ids[-1]) % self._largest + 1
+        return ids
+
+
 class Tracker:
     """Gives every feature of every frame the id of its track.
 
@@ -72,12 +88,12 @@ class Tracker:
     the settings' limits; the rest begin tracks of their own. What was seen in one frame only is not looked
     for again: most of it is noise, and looking costs time.
 
-    Ids count up from 1 and do not repeat. After 2^24 - 1 they begin again at 1, leaving out those in use.
+    Ids count up from 1 and do not repeat before 2^32 - 1 were given out.
     """
 
     def __init__(self, settings: TrackSettings | None = None) -> None:
         self.settings = settings or TrackSettings()
-        self._next_id = 1
+        self._ids = Ids(LARGEST_ID)
         self._seen: _Tracks | None = None
         self._lost: _Tracks | None = None
 
@@ -105,7 +121,7 @@ class Tracker:
         self._lost = lost.take(np.flatnonzero(lost.missed <= self.settings.max_missed))
 
         new = np.flatnonzero(ids == 0)
-        ids[new] = self._new_ids(len(new), in_use=np.concatenate([ids, self._lost.ids]))
+        ids[new] = self._ids.take(len(new), in_use=np.concatenate([ids, self._lost.ids]))
         self._seen = _Tracks(ids, ages, np.zeros(len(ids), np.uint16), features)
         return ids, ages
 
@@ -114,13 +130,6 @@ class Tracker:
         similarity = similarity_matrix(features.take(rows), lost.features, self.settings.search_radius)
         found, lost_rows = mutual_nearest(similarity, self.settings.min_similarity)
         return rows[found], lost_rows
-
-    def _new_ids(self, count: int, in_use: np.ndarray) -> np.ndarray:
-        candidates = (self._next_id - 1 + np.arange(count + len(in_use))) % LARGEST_ID + 1
-        ids = candidates[~np.isin(candidates, in_use)][:count]
-        if count:
-            self._next_id = int(ids[-1]) % LARGEST_ID + 1
-        return ids
 
 
 def _older(ages: np.ndarray) -> np.ndarray:

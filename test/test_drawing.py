@@ -22,6 +22,7 @@ def make_frame(keypoints, ages, matches, previous_keypoints, size=(160, 120)):
         rays=np.full((count, 3), np.nan, np.float32),
         track_ids=np.arange(1, count + 1, dtype=np.uint32),
         track_ages=np.array(ages, np.uint16),
+        run_ids=np.zeros(count, np.uint32),
         velocities=np.zeros((count, 2), np.float32),
         matches=Matches(query, train, np.ones(len(query), np.float32), inlier.astype(bool)),
         previous_stamp_ns=0,

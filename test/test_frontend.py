@@ -12,7 +12,7 @@ from torch import nn
 
 from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector
-from superpoint_ros.frontend import Frontend
+from superpoint_ros.frontend import LARGEST_RUN_ID, Frontend
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.tracks import TrackSettings
@@ -95,6 +95,7 @@ def test_a_frame_says_everything_in_the_promised_shapes_and_types(detector, scen
     assert (frame.rays.shape, frame.rays.dtype) == ((count, 3), np.float32)
     assert (frame.track_ids.shape, frame.track_ids.dtype) == ((count,), np.uint32)
     assert (frame.track_ages.shape, frame.track_ages.dtype) == ((count,), np.uint16)
+    assert (frame.run_ids.shape, frame.run_ids.dtype) == ((count,), np.uint32)
     assert (frame.velocities.shape, frame.velocities.dtype) == ((count, 2), np.float32)
     assert list(frame.timings) == [
         'network', 'keypoints', 'descriptors', 'matching', 'verification', 'tracks'
@@ -185,6 +186,54 @@ def test_a_track_survives_a_frame_that_hides_its_feature(detector, scene):
     last = frontend.process(view(scene, 100), 3 * FRAME_NS)
     assert (first.features.keypoints[:, 0] > 170).any()
     np.testing.assert_array_equal(last.track_ids, first.track_ids)
+
+
+@pytest.mark.parametrize('verify', [True, False])
+def test_a_run_has_no_gap_and_is_known_from_its_second_frame_on(detector, scene, verify):
+    """The right half is hidden in frame 3, the left quarter has no rays in frame 6."""
+    calibrated = make_camera()
+    known_from = 0.0
+    camera = SimpleNamespace(
+        focal=calibrated.focal,
+        rays=lambda keypoints: np.where(keypoints[:, :1] < known_from, np.nan, calibrated.rays(keypoints)),
+    )
+    right_hidden = np.ones(SIZE[::-1], bool)
+    right_hidden[:, 160:] = False
+    frontend = Frontend(detector, MatchSettings(verify=verify), camera=camera)
+    frames, seen_in = [], {}
+    for number in range(9):
+        known_from = 80.0 if number == 6 else 0.0
+        mask = right_hidden if number == 3 else None
+        frame = frontend.process(view(scene, 100 + 8 * number), number * FRAME_NS, mask)
+        frames.append(frame)
+        in_run = frame.run_ids > 0
+        for run_id in frame.run_ids[in_run].tolist():
+            seen_in.setdefault(run_id, []).append(number)
+        assert np.isfinite(frame.rays[in_run]).all()
+        assert frame.velocities[in_run].any(axis=1).all()
+    assert all(numbers == list(range(numbers[0], numbers[-1] + 1)) for numbers in seen_in.values())
+    assert sorted(seen_in) == list(range(1, len(seen_in) + 1))  # none is spent on what has no run
+    assert not frames[0].run_ids.any()
+    assert sum(numbers == list(range(1, 9)) for numbers in seen_in.values()) > 10
+    assert np.isnan(frames[6].rays[:, 0]).sum() > 10
+    returned = np.isin(frames[4].track_ids, frames[2].track_ids) & ~np.isin(frames[4].track_ids, frames[3].track_ids)
+    assert returned.sum() > 10
+    assert not frames[4].run_ids[returned].any()
+
+    frontend.reset()
+    again = run(frontend, scene, [100, 108])[1].run_ids
+    assert again[again > 0].min() == 1
+
+
+def test_run_ids_are_exact_in_float32_and_leave_out_those_in_use(detector, scene):
+    frontend = Frontend(detector, camera=make_camera())
+    old = run(frontend, scene, [100, 100])[1].run_ids
+    frontend._run_ids._next = LARGEST_RUN_ID
+    _, frame = (frontend.process(view(scene, 180), n * FRAME_NS) for n in (2, 3))
+    ids = frame.run_ids[frame.run_ids > 0]
+    assert np.isin(ids, old).sum() > 10
+    assert len(np.unique(ids)) == len(ids)
+    assert ids.max() == LARGEST_RUN_ID == int(np.float32(LARGEST_RUN_ID)) < int(np.float32(LARGEST_RUN_ID + 2))
 
 
 def test_images_without_features_are_frames_too(detector, scene):

@@ -45,8 +45,9 @@ def make_frame(count=5, dimension=8, matched=3, seed=0, calibrated=True, previou
             descriptors=descriptors,
         ),
         rays=rays,
-        track_ids=rng.integers(0, 2**24, count, dtype=np.uint32),
+        track_ids=rng.integers(1, 2**32, count, dtype=np.uint32),
         track_ages=rng.integers(1, 60_000, count, dtype=np.uint16),
+        run_ids=rng.integers(1, 2**24, count, dtype=np.uint32) * calibrated,
         velocities=rng.normal(size=(count, 2)).astype(np.float32),
         matches=SimpleNamespace(
             query=rng.permutation(count)[:matched].astype(np.int32),
@@ -246,15 +247,14 @@ def test_a_cloud_of_something_else_is_refused_with_the_reason(changes, reason):
 
 def test_tracks_have_the_layout_that_vins_reads():
     frame = make_frame(6)
-    frame.track_ages[:] = [1, 2, 9, 1, 5, 3]
-    frame.rays[4] = np.nan
+    frame.run_ids[:] = [0, 7, 2**24 - 1, 0, 0, 8]
     message = encode_tracks(frame, HEADER)
-    kept = [1, 2, 5]  # seen twice or more, with a ray
+    kept = [1, 2, 5]
     assert message.header == HEADER
     np.testing.assert_allclose([(p.x, p.y, p.z) for p in message.points], frame.rays[kept], rtol=1e-6)
     columns = [c.values for c in message.channels]
     assert [len(c) for c in columns] == [3] * 5
-    np.testing.assert_array_equal(columns[0], frame.track_ids[kept])
+    np.testing.assert_array_equal(columns[0], frame.run_ids[kept])
     np.testing.assert_array_equal(np.transpose(columns[1:3]), frame.features.keypoints[kept])
     np.testing.assert_array_equal(np.transpose(columns[3:5]), frame.velocities[kept])
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from superpoint_ros.detector import Features
 from superpoint_ros.matching import Matches, match
-from superpoint_ros.tracks import LARGEST_AGE, LARGEST_ID, Tracker, TrackSettings
+from superpoint_ros.tracks import LARGEST_AGE, LARGEST_ID, Ids, Tracker, TrackSettings
 
 LANDMARKS = 12
 
@@ -90,10 +90,20 @@ def test_after_forget_ids_go_on_and_no_track_does():
     assert sequence.frame([0, 1]) == {0: (3, 1), 1: (4, 1)}
 
 
-def test_ids_wrap_below_2_to_the_24_and_leave_out_those_in_use():
+def test_ids_begin_again_after_the_largest():
+    ids, nothing = Ids(5), np.zeros(0, np.uint32)
+    assert ids.take(3, nothing).tolist() == [1, 2, 3]
+    assert ids.take(0, nothing).tolist() == []
+    assert ids.take(3, np.array([5, 1], np.uint32)).tolist() == [4, 2, 3]
+    assert ids.take(2, nothing).tolist() == [4, 5]
+    assert ids.take(1, nothing).tolist() == [1]
+
+
+def test_ids_use_the_whole_uint32_and_leave_out_those_in_use():
+    assert np.iinfo(np.uint32).max == LARGEST_ID
     sequence = Sequence()
     sequence.frame([0, 1])
-    sequence.tracker._next_id = LARGEST_ID - 1
+    sequence.tracker._ids._next = LARGEST_ID - 1
     ids = [track for track, _ in sequence.frame([0, 1, 2, 3, 4, 5]).values()]
     assert ids == [1, 2, LARGEST_ID - 1, LARGEST_ID, 3, 4]
     assert [track for track, _ in sequence.frame([6]).values()] == [5]
