@@ -139,12 +139,12 @@ class OpenVINOEngine:
     """A graph that OpenVINO compiled for the CPU, once for all image sizes. Images run one by one."""
 
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
-        core = openvino.Core()
-        if precision == 'auto':
-            has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-            precision = 'bfloat16' if has_bfloat16 else 'float32'
-        self.description = f'openvino {precision} on cpu'
-        with _engine_errors(self.description):
+        with _engine_errors(f'openvino {precision} on cpu'):
+            core = openvino.Core()
+            if precision == 'auto':
+                has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+                precision = 'bfloat16' if has_bfloat16 else 'float32'
+            self.description = f'openvino {precision} on cpu'
             graph = self._convert(DenseNetwork(network).eval())
             # OpenVINO keeps what follows the last convolution, here the softmax, in float32 nevertheless.
             hint = {'bfloat16': openvino.Type.bf16, 'float32': openvino.Type.f32}[precision]

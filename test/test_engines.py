@@ -110,3 +110,13 @@ def test_a_failing_network_raises_engine_error(engine):
     with pytest.raises(EngineError, match=engine):
         list(runner.maps([np.zeros((12, 12), np.uint8)]))
     assert len(list(runner.maps([np.zeros((16, 16), np.uint8)]))) == 1
+
+
+@needs_openvino
+def test_an_openvino_that_cannot_start_raises_engine_error(network, monkeypatch):
+    def no_plugins():
+        raise RuntimeError('no plugins')
+
+    monkeypatch.setattr(engines.openvino, 'Core', no_plugins)
+    with pytest.raises(EngineError, match='openvino auto on cpu: no plugins'):
+        load_engine(network, 'openvino', 'cpu')

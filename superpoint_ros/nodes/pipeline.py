@@ -39,7 +39,7 @@ class Pipeline:
         statistics: Statistics,
         logger: Any,
     ) -> None:
-        """load: makes the detector, on the device that the parameters name or on the one given.
+        """load: makes the detector that the parameters ask for, or the best there is on the device given.
 
         Raises what `load` raises.
         """
@@ -54,7 +54,8 @@ class Pipeline:
         self.problem = ''
         """What keeps it from working, or from working as asked, for people."""
         self._frontend = Frontend(self.detector)
-        self._fell_back = False
+        self._fallback: Detector | None = None
+        self._why_fallback = ''
         self._last_stamp_ns = 0
         self._rectified_by: Camera | None = None
 
@@ -84,8 +85,7 @@ class Pipeline:
         self._outputs.publish(frame, view.image, message.header, settings.descriptor_type)
         watch.lap('publish')
         self._last_stamp_ns = stamp
-        if not self._fell_back:
-            self.problem = ''
+        self.problem = self._why_fallback if self._frontend.detector is self._fallback else ''
         times = {
             'waited': waited,
             'decode': watch.laps['decode'],
@@ -123,17 +123,20 @@ class Pipeline:
             self._logger.warning(message)
 
     def _fall_back_to_cpu(self, error: EngineError) -> None:
-        """Go on without the device that failed, once."""
-        if self._fell_back:
+        """Go on without the device that failed. Where that fails, too, the next image tries again."""
+        failed = self._frontend.detector
+        if failed is self._fallback:
             return
-        self._fell_back = True
-        self.problem = f'On the CPU, since: {error}'
         try:
-            self.detector = self._load('cpu')
-        except (EngineError, ValueError) as cpu_error:
-            self._logger.error(f'The CPU can not take over: {cpu_error}')
+            fallback = self._load('cpu')
+        except Exception as cpu_error:  # of torch or OpenVINO, whatever they raise
+            self.problem = f'{error}; and the CPU can not take over: {cpu_error}'
+            self._notice('no fallback', f'The CPU can not take over: {traceback.format_exc()}')
             return
-        self._logger.error(f'The CPU takes over: {self.detector.description}.')
+        if self.detector is failed:  # else ~/reload_weights was faster
+            self.problem = self._why_fallback = f'On the CPU, since: {error}'
+            self.detector = self._fallback = fallback
+            self._logger.error(f'The CPU takes over: {fallback.description}.')
 
 
 def _figures(frame: Frame) -> dict[str, float]:

@@ -197,17 +197,15 @@ class Settings:
 
 
 def load_detector(values: dict[str, Any], device: str | None = None) -> Detector:
-    """The detector that the parameters ask for, warmed up; on another device where one is given.
+    """The detector that the parameters ask for, warmed up; on a device given, with what suits it best.
 
     Raises:
         WeightsError, EngineError, ValueError: see `Detector.load`.
     """
-    detector = Detector.load(
-        values['weights'],
-        device or values['device'],
-        engine=values['engine'],
-        precision=values['precision'],
-    )
+    if device is not None:
+        values = values | {'device': device, 'engine': 'auto', 'precision': 'auto'}
+    choice = {name: values[name] for name in ('device', 'engine', 'precision')}
+    detector = Detector.load(values['weights'], **choice)
     detector.warm_up(values['warm_up_height'], values['warm_up_width'])
     return detector
 
