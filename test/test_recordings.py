@@ -1,6 +1,7 @@
 """Recordings of every kind, written here, are read back image by image."""
 
 import shutil
+import struct
 import tarfile
 from pathlib import Path
 
@@ -31,8 +32,19 @@ def picture(index: int = 0) -> np.ndarray:
     return scene(index, HEIGHT, WIDTH)
 
 
-def write_bag(path: Path, storage: str = 'mcap', compressed: bool = False, extra_topic: str = '') -> Path:
-    """COUNT pictures on /cam/image_raw with a calibration before each; returns what a user would name."""
+def write_bag(
+    path: Path,
+    storage: str = 'mcap',
+    compressed: bool = False,
+    extra_topic: str = '',
+    first_stamp_ns: int = START_NS,
+    stamp_step_ns: int = PERIOD_NS,
+    only_info: int | None = None,
+) -> Path:
+    """COUNT pictures on /cam/image_raw with a calibration before each; returns what a user would name.
+
+    only_info: the picture before which the only calibration is, and that one damaged.
+    """
     store = get_typestore(STORES[storage])
     types = store.types
     is_ros1 = storage == 'ros1'
@@ -43,7 +55,7 @@ def write_bag(path: Path, storage: str = 'mcap', compressed: bool = False, extra
     serialize = store.serialize_ros1 if is_ros1 else store.serialize_cdr
 
     def header(index: int):
-        stamp = START_NS + index * PERIOD_NS
+        stamp = first_stamp_ns + index * stamp_step_ns
         time = types['builtin_interfaces/msg/Time'](stamp // 10**9, stamp % 10**9)
         return types['std_msgs/msg/Header'](*([index] if is_ros1 else []), time, 'lens')
 
@@ -68,7 +80,10 @@ def write_bag(path: Path, storage: str = 'mcap', compressed: bool = False, extra
         extra = writer.add_connection(extra_topic, kind, **options) if extra_topic else None
         for index in range(COUNT):
             stamp = START_NS + index * PERIOD_NS
-            writer.write(infos, stamp, serialize(info(index), 'sensor_msgs/msg/CameraInfo'))
+            if only_info is None:
+                writer.write(infos, stamp, serialize(info(index), 'sensor_msgs/msg/CameraInfo'))
+            elif only_info == index:
+                writer.write(infos, stamp, b'damaged')
             writer.write(images, stamp + 1, serialize(image(index), kind))
             if extra and index % 2:
                 writer.write(extra, stamp + 2, serialize(image(index), kind))
@@ -142,11 +157,29 @@ def test_a_bag_whose_recorder_was_killed_before_it_wrote_the_metadata(tmp_path, 
     check(play(bag)[0])
 
 
+@pytest.mark.parametrize('storage', ['mcap', 'ros1'])
+def test_images_without_stamps_have_the_times_of_their_recording(tmp_path, storage):
+    bag = write_bag(tmp_path / 'bag', storage, first_stamp_ns=0, stamp_step_ns=0)
+    assert [shot.stamp_ns for shot in play(bag)[0]] == [START_NS + index * PERIOD_NS + 1 for index in range(COUNT)]
+
+
+def test_simulated_time_may_begin_at_0(tmp_path):
+    shots, _ = play(write_bag(tmp_path / 'bag', first_stamp_ns=0))
+    assert [shot.stamp_ns for shot in shots] == [index * PERIOD_NS for index in range(COUNT)]
+
+
+def test_images_before_a_damaged_first_calibration_are_played(tmp_path):
+    shots, error = play(write_bag(tmp_path / 'bag', only_info=3))
+    check(shots, 3)
+    assert {shot.info for shot in shots} == {None}
+    assert 'damaged from here on' in error
+
+
 def test_a_folder_of_pictures_in_their_natural_order(tmp_path):
     for index in range(COUNT):
         cv2.imwrite(str(tmp_path / f'frame{index}.png'), picture(index))
     shots = list(open_recording(tmp_path, Options(fps=20.0, frame_id='mast')))
-    assert [shot.stamp_ns for shot in shots] == [index * PERIOD_NS for index in range(COUNT)]
+    assert [shot.stamp_ns for shot in shots] == [10**9 + index * PERIOD_NS for index in range(COUNT)]
     for index, shot in enumerate(shots):
         np.testing.assert_array_equal(to_array(decompress(shot.image)), picture(index))
     assert shots[0].image.header.frame_id == 'mast'
@@ -194,9 +227,25 @@ def test_a_video(tmp_path):
         writer.write(cv2.cvtColor(picture(index), cv2.COLOR_GRAY2BGR))
     writer.release()
     shots = list(open_recording(path, Options()))
-    assert [shot.stamp_ns for shot in shots] == [index * PERIOD_NS for index in range(COUNT)]
+    assert [shot.stamp_ns for shot in shots] == [10**9 + index * PERIOD_NS for index in range(COUNT)]
     assert isinstance(shots[0].image, Image)
     assert np.abs(to_array(shots[5].image).astype(int) - picture(5)).mean() < 10
+
+
+@pytest.mark.parametrize(('claimed', 'missed'), [(200, False), (203, False), (210, True)])
+def test_a_video_is_cut_short_where_far_less_comes_than_it_claims(tmp_path, claimed, missed):
+    path = tmp_path / 'video.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 20.0, (64, 48))
+    for level in range(200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    struct.pack_into('<I', content, content.index(b'avih') + 24, claimed)  # dwTotalFrames
+    struct.pack_into('<I', content, content.index(b'strh') + 40, claimed)  # dwLength
+    path.write_bytes(content)
+    shots, error = play(path)
+    assert len(shots) == 200
+    assert (f'200 of {claimed} frames' in error) == missed
 
 
 def test_a_calibration_file_of_ros(tmp_path):

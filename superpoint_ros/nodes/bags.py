@@ -9,7 +9,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +37,7 @@ def is_bag(path: Path) -> bool:
 class Bag:
     """The images of one topic, each with the calibration that was latest when it was recorded.
 
+    Their times are their stamps; where their driver set none, when they were recorded.
     A bag without its end, as a full disk or a crash leaves it, is played as far as it goes.
     """
 
@@ -55,11 +56,12 @@ class Bag:
         with ExitStack() as stack:
             reader, damage = _open(self._path, stack)
             info = self._info or self._first_info(reader)
+            stamped = self._is_stamped(reader)
             played = 0
-            for connection, message in self._messages(reader, (self.topic, self.camera_info_topic)):
+            for connection, logged_ns, message in self._messages(reader, (self.topic, self.camera_info_topic)):
                 if connection.topic == self.topic:
                     image = _to_image(message, connection.msgtype)
-                    yield Shot(stamp_ns(image.header.stamp), image, info)
+                    yield Shot(stamp_ns(image.header.stamp) if stamped else logged_ns, image, info)
                     played += 1
                 elif self._info is None:
                     info = _to_info(message)
@@ -67,25 +69,34 @@ class Bag:
                 raise CutShortError(f'{self} is cut off after {played} images: {damage}')
 
     def _first_info(self, reader: AnyReader) -> CameraInfo | None:
-        """The first calibration, for images that were recorded just before it."""
-        for _, message in self._messages(reader, (self.camera_info_topic,)):
-            return _to_info(message)
+        """The first calibration, for images that were recorded just before it; None if damage comes first."""
+        with suppress(CutShortError):
+            for _, _, message in self._messages(reader, (self.camera_info_topic,)):
+                return _to_info(message)
         return None
 
-    def _messages(self, reader: AnyReader, topics: tuple[str, ...]) -> Iterator[tuple[Connection, Any]]:
+    def _is_stamped(self, reader: AnyReader) -> bool:
+        """Whether images have stamps. One of 0 alone may be the first of simulated time."""
+        with suppress(CutShortError):
+            messages = islice(self._messages(reader, (self.topic,)), 2)
+            return any(stamp_ns(message.header.stamp) for _, _, message in messages)
+        return True
+
+    def _messages(self, reader: AnyReader, topics: tuple[str, ...]) -> Iterator[tuple[Connection, int, Any]]:
+        """Each message with its topic and the time in nanoseconds at which it was recorded."""
         connections = [connection for connection in reader.connections if connection.topic in topics]
         if not connections:
             return
         messages = reader.messages(connections)
         while True:
             try:
-                connection, _, raw = next(messages)
+                connection, logged_ns, raw = next(messages)
                 message = reader.deserialize(raw, connection.msgtype)
             except StopIteration:
                 return
             except Exception as error:  # a damaged file fails in its storage library's own ways
                 raise CutShortError(f'{self} is damaged from here on: {error}') from error
-            yield connection, message
+            yield connection, logged_ns, message
 
 
 def _open(path: Path, stack: ExitStack) -> tuple[AnyReader, str]:

@@ -20,6 +20,9 @@ from superpoint_ros.messages import encode_image
 from superpoint_ros.nodes.calibration_files import read_camera_info
 
 _PICTURES = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png', '.bmp': 'bmp', '.tif': 'tiff', '.tiff': 'tiff'}
+# Of recordings without times. Not 0, which tf2 takes for "the newest", and others for "no time".
+_FIRST_STAMP_NS = 1_000_000_000
+_MISCOUNTED = 0.01  # share of its frames, plus one, by which a container's count, often an estimate, may be off
 _ENCODINGS = {  # (samples, bytes a sample) as OpenCV decodes -> ROS's name
     (1, 1): 'mono8',
     (3, 1): 'bgr8',
@@ -116,7 +119,7 @@ def decompress(message: CompressedImage) -> Image:
 
 
 class Video:
-    """A video file."""
+    """A video file. Its first frame is stamped 1 s."""
 
     def __init__(self, path: Path, options: Options) -> None:
         self._path = path
@@ -138,11 +141,11 @@ class Video:
             read, pixels = video.read()
             if not read:
                 break
-            stamp_ns = round(index * 1e9 / self._fps)
+            stamp_ns = _FIRST_STAMP_NS + round(index * 1e9 / self._fps)
             header = Header(stamp=time_of(stamp_ns), frame_id=self._frame_id)
             yield Shot(stamp_ns, to_image(pixels, header), self._info)
             index += 1
-        if index < self._frames:
+        if index < self._frames * (1 - _MISCOUNTED) - 1:
             raise CutShortError(f'{self} ends after {index} of {self._frames} frames.')
 
 
@@ -150,7 +153,8 @@ class Pictures:
     """A folder of pictures, or a folder with them in `frames.tar`.
 
     Times come from `timestamps.txt` (or TUM's `rgb.txt`), else from file names that are nanoseconds (as
-    EuRoC's), else from the given rate. A file `intrinsics.yaml` beside the pictures is their calibration.
+    EuRoC's), else from the given rate, with 1 s for the first. A file `intrinsics.yaml` beside the pictures is
+    their calibration.
     """
 
     def __init__(self, path: Path, options: Options) -> None:
@@ -204,7 +208,7 @@ def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
     stems = [Path(name).stem for name in names]
     if all(stem.isdigit() and len(stem) >= 16 for stem in stems):  # nanoseconds since 1970
         return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
-    return {name: round(index * 1e9 / fps) for index, name in enumerate(names)}
+    return {name: _FIRST_STAMP_NS + round(index * 1e9 / fps) for index, name in enumerate(names)}
 
 
 def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
