@@ -65,6 +65,7 @@ def _replay(context: LaunchContext) -> list[Node]:
                     'topic': values['topic'],
                     'rate': float(values['rate']),
                     'loop': values['loop'] == 'true',
+                    'clock': LaunchConfiguration('use_sim_time').perform(context) == 'true',
                 }
             ],
             additional_env=fast_dds_environment(),

@@ -13,6 +13,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from ros_processes import NodeProcess, scene
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from test_recordings import COUNT, PERIOD_NS, START_NS, write_bag
 
@@ -31,10 +32,12 @@ class Listener(Node):
         rclpy.init(context=self._own)
         super().__init__('listener', context=self._own)
         self.images: list = []
+        self.clock: list[Clock] = []
         self.infos: list[CameraInfo] = []
         self._answers = self.create_publisher(PointCloud2, 'features', 5) if answer else None
         self.create_subscription(kind, 'image', self._on_image, 50)
         self.create_subscription(CameraInfo, 'camera_info', self.infos.append, 50)
+        self.create_subscription(Clock, '/clock', self.clock.append, 50)
         self._spinner = SingleThreadedExecutor(context=self._own)
         self._spinner.add_node(self)
 
@@ -103,13 +106,23 @@ def test_a_bag_at_its_recorded_rate(replay, listen, tmp_path):
     assert float(re.search(r'Played 12 images in ([\d.]+) s', process.log)[1]) >= 0.5
 
 
-def test_the_fastest_rate_waits_for_each_answer(replay, listen, tmp_path):
-    process = replay(input=write_bag(tmp_path / 'bag', compressed=True), rate=0)
+def test_the_fastest_rate_waits_for_each_answer_and_the_clock_goes_with_the_images(replay, listen, tmp_path):
+    process = replay(input=write_bag(tmp_path / 'bag', compressed=True), rate=0, clock='true')
     listener = listen(answer=True)
     listener.listen_to(process)
     assert process.wait() == 0
     assert stamps(listener) == RECORDED
     assert {image.encoding for image in listener.images} == {'mono8'}
+    assert [clock.clock for clock in listener.clock] == [image.header.stamp for image in listener.images]
+
+
+def test_what_the_fastest_rate_waits_for_is_named(replay, listen, tmp_path):
+    process, listener = replay(input=write_bag(tmp_path / 'bag'), rate=0), listen()
+    deadline = time.monotonic() + PATIENCE
+    while 'Waiting' not in process.log and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert re.search(r'Waiting for 1 to listen to /image, and for one to publish /features\.', process.log)
+    assert not listener.images
 
 
 def test_without_answers_the_fastest_rate_goes_on_and_stamps_may_be_of_now(replay, listen, tmp_path):

@@ -1,4 +1,4 @@
-"""Plays a bag, a video or a folder of pictures as a camera: `image` and `camera_info`."""
+"""Plays a bag, a video or a folder of pictures as a camera: `image` and `camera_info`, and the time as `/clock`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from superpoint_ros.nodes.calibration_files import CalibrationFileError
@@ -43,6 +44,7 @@ PARAMETERS = (
     ),
     Parameter('loop', False, 'Start again at the end. Stamps go on rising.'),
     Parameter('stamps', 'recorded', 'Stamps of the images.', choices=('recorded', 'now')),
+    Parameter('clock', False, 'Publish the stamp of each image on /clock, for nodes with use_sim_time.'),
     Parameter(
         'image_transport',
         'raw',
@@ -76,6 +78,7 @@ class Replay(Node):
         kind = CompressedImage if self._settings['image_transport'] == 'compressed' else Image
         self._images = self.create_publisher(kind, 'image', reliable)
         self._infos = self.create_publisher(CameraInfo, 'camera_info', reliable)
+        self._time = self.create_publisher(Clock, '/clock', reliable) if self._settings['clock'] else None
         self._answer: tuple[int, int] | None = None
         if self._settings['rate'] == 0:
             self.create_subscription(PointCloud2, 'features', self._on_features, reliable, raw=True)
@@ -143,6 +146,8 @@ class Replay(Node):
         elif self._settings['image_transport'] == 'compressed' and isinstance(image, Image):
             raise RecordingError('These images are not compressed: leave image_transport at raw.')
         image.header.stamp = stamp
+        if self._time:
+            self._time.publish(Clock(clock=stamp))
         if shot.info is not None:
             shot.info.header = image.header
             self._infos.publish(shot.info)
@@ -151,8 +156,9 @@ class Replay(Node):
             self._wait_for_answer((stamp.sec, stamp.nanosec))
 
     def _wait_for_subscribers(self, count: int) -> None:
-        self.get_logger().info(f'Waiting for {count} to listen to {self._images.topic_name}.')
         answered = self._settings['rate'] == 0
+        answers = f', and for one to publish {self.resolve_topic_name("features")}' if answered else ''
+        self.get_logger().info(f'Waiting for {count} to listen to {self._images.topic_name}{answers}.')
         while self._images.get_subscription_count() < count or (answered and not self.count_publishers('features')):
             self._executor.spin_once(timeout_sec=0.05)
         # The other side may know of this one a little later.
