@@ -19,6 +19,7 @@ _MODELS = {  # CameraInfo.distortion_model -> the name used here, and its possib
 }
 # OpenCV's default of 5 steps leaves a pixel of error in the corners of a wide lens.
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+_NEWTON_STEPS = 20
 _REPROJECTION_LIMIT = 0.1  # pixels; a ray that misses its pixel by more is no ray
 _MASK_MARGIN = 8  # pixels; detections this near to the edge of a rectified picture answer to the edge
 
@@ -129,22 +130,32 @@ class Camera:
     @cached_property
     def _maps(self) -> tuple[np.ndarray, np.ndarray]:
         size = (self.width, self.height)
-        make = (
-            cv2.fisheye.initUndistortRectifyMap
-            if self.model == 'equidistant'
-            else cv2.initUndistortRectifyMap
-        )
+        make = cv2.fisheye.initUndistortRectifyMap if self.model == 'equidistant' else cv2.initUndistortRectifyMap
         return make(self.K, self.distortion, self.R, self.rectified.K, size, cv2.CV_16SC2)
 
     def _undistort(self, pixels: np.ndarray) -> np.ndarray:
         """[N, 1, 2] pixels -> [N, 2] normalised."""
         if self.model == 'equidistant':
-            ideal = cv2.fisheye.undistortPoints(pixels, self.K, self.distortion, criteria=_CRITERIA)
-        elif hasattr(cv2, 'undistortPointsIter'):  # OpenCV 4
+            return self._undistort_fisheye(pixels[:, 0])
+        if hasattr(cv2, 'undistortPointsIter'):  # OpenCV 4
             ideal = cv2.undistortPointsIter(pixels, self.K, self.distortion, np.eye(3), np.eye(3), _CRITERIA)
         else:
             ideal = cv2.undistortPoints(pixels, self.K, self.distortion, criteria=_CRITERIA)
         return ideal[:, 0]
+
+    def _undistort_fisheye(self, pixels: np.ndarray) -> np.ndarray:
+        """[N, 2] pixels -> [N, 2] normalised; OpenCV's own takes no criteria before 4.6, and stops too early."""
+        bent = (pixels - self.K[[0, 1], [2, 2]]) / self.K[[0, 1], [0, 1]]
+        radius = np.linalg.norm(bent, axis=1)
+        k1, k2, k3, k4 = self.distortion
+        radius_of = np.polynomial.Polynomial([0, 1, 0, k1, 0, k2, 0, k3, 0, k4])  # of the angle to the optical axis
+        slope_of = radius_of.deriv()
+        angle = radius
+        with np.errstate(all='ignore'):  # what does not converge is no ray
+            for _ in range(_NEWTON_STEPS):
+                angle = angle - (radius_of(angle) - radius) / slope_of(angle)
+            stretch = np.where(radius > 0, np.tan(angle) / radius, 1.0)
+        return bent * stretch[:, None]
 
     def _distort(self, ideal: np.ndarray) -> np.ndarray:
         """[N, 2] normalised -> [N, 2] pixels."""
@@ -158,9 +169,7 @@ def _distortion(model: str, coefficients: np.ndarray) -> tuple[str, np.ndarray]:
     """The model's name here and its coefficients, checked."""
     if model not in _MODELS:
         known = ', '.join(filter(None, _MODELS))
-        raise CameraError(
-            f"camera_info has distortion model '{model}', which is not supported; known are {known}."
-        )
+        raise CameraError(f"camera_info has distortion model '{model}', which is not supported; known are {known}.")
     name, counts = _MODELS[model]
     if not np.isfinite(coefficients).all():
         raise CameraError('camera_info has distortion coefficients that are not finite.')

@@ -67,6 +67,22 @@ def test_rays_project_back_onto_their_pixels(model):
     np.testing.assert_allclose(project(rays, model, MODELS[model], info.k), pixels, atol=0.01)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 85), st.floats(-180, 180)), min_size=1, max_size=20),
+    st.sampled_from([[-0.04, 0.01, -0.003, 0.001], [0.1, -0.05, 0.02, -0.003], [0.0, 0.0, 0.0, 0.0]]),
+)
+def test_fisheye_rays_invert_opencvs_projection_up_to_85_degrees(directions, d):
+    info = camera_info('equidistant', d)
+    angle, turn = np.radians(directions).T
+    ideal = np.tan(angle)[:, None] * np.stack((np.cos(turn), np.sin(turn)), axis=1)
+    points = np.insert(ideal, 2, 1, axis=1)[:, None]
+    pixels, _ = cv2.fisheye.projectPoints(points, np.zeros(3), np.zeros(3), np.reshape(info.k, (3, 3)), np.float64(d))
+    rays = Camera.from_info(info).rays(pixels[:, 0])
+    np.testing.assert_allclose(np.arctan(np.linalg.norm(rays[:, :2], axis=1)), angle, atol=1e-5)
+    np.testing.assert_allclose(rays[:, :2], ideal, rtol=1e-4, atol=1e-5)
+
+
 def test_without_distortion_a_ray_is_the_pinhole_ray():
     rays = Camera.from_info(camera_info('plumb_bob', [0, 0, 0, 0, 0])).rays(
         np.float32([[160.5, 118.0], [360.5, 320.0]])
