@@ -94,7 +94,9 @@ class FrontendNode(LifecycleNode):
         assert self._pipeline is not None
         pipeline = self._pipeline
         self._statistics.restart_clock()
-        self._worker = NewestWins(lambda arrival: pipeline.process(*arrival), self._statistics.on_dropped)
+        self._worker = NewestWins(
+            lambda arrival: pipeline.process(*arrival), self._statistics.on_dropped, self.get_logger().error
+        )
         kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
         reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
         newest = QoSProfile(depth=1, reliability=reliability)
@@ -217,10 +219,12 @@ class FrontendNode(LifecycleNode):
         if not self._inputs:
             self._diagnostics.publish(pipeline.problem, '', 'Inactive.', values)
             return
-        topic, silence = self._inputs[-1].topic_name, self._statistics.silence
+        topic, silence, standstill = self._inputs[-1].topic_name, self._statistics.silence, self._statistics.standstill
         warning = ''
         if silence > self._settings.stale_after:
             warning = f'No image for {silence:.1f} s on {topic}, which {self.count_publishers(topic)} publish.'
+        elif standstill > self._settings.stale_after:
+            warning = f'Images come on {topic}, but none was processed for {standstill:.1f} s.'
         self._diagnostics.publish(pipeline.problem, warning, 'Active.', values)
 
 

@@ -56,7 +56,7 @@ PARAMETERS = (
     Parameter(
         'stale_after',
         2.0,
-        'Seconds without an image until /diagnostics warns.',
+        'Seconds without an image, or with images of which none is processed, until /diagnostics warns.',
         low=0.1,
         high=3600.0,
         live=True,

@@ -25,12 +25,15 @@ class Statistics:
         self._recent: deque[tuple[float, float]] = deque()  # (time, latency in ms) of each processed image
         self._latest: dict[str, float] = {}
         self._last_received = monotonic()
+        self._unanswered_since: float | None = None
 
     def on_received(self) -> None:
         """An image came."""
         with self._lock:
             self._counts['received'] += 1
             self._last_received = monotonic()
+            if self._unanswered_since is None:
+                self._unanswered_since = self._last_received
 
     def on_dropped(self) -> None:
         """An image gave way to a newer one."""
@@ -55,6 +58,7 @@ class Statistics:
         now = monotonic()
         with self._lock:
             self._counts['processed'] += 1
+            self._unanswered_since = None
             self._latest = latest
             self._recent.append((now, latency_ms))
             self._forget_before(now - _WINDOW_SECONDS)
@@ -63,16 +67,18 @@ class Statistics:
         """Count the silence from now on: no image was expected before."""
         with self._lock:
             self._last_received = monotonic()
-
-    @property
-    def failed(self) -> int:
-        """How many images could not be processed."""
-        return self._counts['failed']
+            self._unanswered_since = None
 
     @property
     def silence(self) -> float:
         """Seconds since the last image came."""
         return monotonic() - self._last_received
+
+    @property
+    def standstill(self) -> float:
+        """Seconds since the first image that came after the last one processed; 0 when none did."""
+        since = self._unanswered_since
+        return 0.0 if since is None else monotonic() - since
 
     def report(self) -> dict[str, str]:
         """Everything, as names and values for people. Rate and latency are those of the last 10 s."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar('Item')
 
@@ -13,13 +14,17 @@ class NewestWins(Generic[Item]):
     """Handles items one at a time in its own thread; a new item replaces one that still waits.
 
     Args:
-        handle: called with each item that was not replaced; must not raise.
+        handle: called with each item that was not replaced.
         on_drop: called once for each item that was replaced, or still waited at `stop`.
+        on_error: called with the traceback when `handle` raised; the next item is handled all the same.
     """
 
-    def __init__(self, handle: Callable[[Item], None], on_drop: Callable[[], None]) -> None:
+    def __init__(
+        self, handle: Callable[[Item], None], on_drop: Callable[[], None], on_error: Callable[[str], Any]
+    ) -> None:
         self._handle = handle
         self._on_drop = on_drop
+        self._on_error = on_error
         self._waiting: Item | None = None
         self._stopped = False
         self._changed = threading.Condition()
@@ -52,4 +57,7 @@ class NewestWins(Generic[Item]):
                     return
                 item, self._waiting = self._waiting, None
             if item is not None:
-                self._handle(item)
+                try:
+                    self._handle(item)
+                except Exception:  # would end the thread without a word
+                    self._on_error(traceback.format_exc())
