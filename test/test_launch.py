@@ -67,7 +67,10 @@ def test_the_profile_is_used_where_the_user_set_nothing_else(monkeypatch, enviro
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    profile = {'FASTRTPS_DEFAULT_PROFILES_FILE': str(CONFIG / 'fastdds.xml')}
+    # Humble and Jazzy read the first name, Kilted the second.
+    profile = dict.fromkeys(
+        ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'), str(CONFIG / 'fastdds.xml')
+    )
     assert fast_dds_environment() == (profile if used else {})
 
 

@@ -17,5 +17,5 @@ def fast_dds_environment() -> dict[str, str]:
     is_fast_dds = os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp').startswith('rmw_fastrtps')
     if not is_fast_dds or any(os.environ.get(variable) for variable in _PROFILE_VARIABLES):
         return {}
-    # The variable's name up to Jazzy; later releases read it, too.
-    return {_PROFILE_VARIABLES[0]: str(share_directory() / 'config' / 'fastdds.xml')}
+    # Up to Jazzy the first is read; Kilted calls it deprecated, and reads the second.
+    return dict.fromkeys(_PROFILE_VARIABLES, str(share_directory() / 'config' / 'fastdds.xml'))
