@@ -16,15 +16,16 @@ ARGUMENTS = {
         DeclareLaunchArgument(
             'params_file',
             default_value=str(share_directory() / 'config' / 'frontend.yaml'),
-            description='Parameters (YAML). The arguments weights and device win over it, where given.',
+            description='Parameters (YAML). The arguments of this file win over it, where given.',
         ),
         DeclareLaunchArgument('image', default_value='image', description='Topic of the images.'),
         DeclareLaunchArgument('camera_info', default_value='camera_info', description='Topic of the calibration.'),
         DeclareLaunchArgument(
             'image_transport',
-            default_value='raw',
-            choices=['raw', 'compressed'],
-            description='compressed takes CompressedImage from <image>/compressed.',
+            default_value='',
+            choices=['', 'raw', 'compressed'],
+            description="compressed takes CompressedImage from <image>/compressed; '' leaves it to params_file, "
+            'and takes <image> as it is named.',
         ),
         DeclareLaunchArgument(
             'weights',
@@ -37,13 +38,16 @@ ARGUMENTS = {
             description="auto, cpu, cuda or cuda:N; '' leaves it to params_file.",
         ),
         DeclareLaunchArgument(
-            'use_sim_time', default_value='false', choices=YES_NO, description='Take the time from /clock.'
+            'use_sim_time',
+            default_value='',
+            choices=['', *YES_NO],
+            description="Take the time from /clock; '' leaves it to params_file.",
         ),
         DeclareLaunchArgument(
             'autostart',
             default_value='true',
             choices=YES_NO,
-            description='Configure and activate, also after a respawn; false leaves it to others.',
+            description='Configure and activate, also after a respawn, whatever params_file says; false: neither.',
         ),
         DeclareLaunchArgument(
             'respawn',
@@ -71,18 +75,15 @@ def _frontend(context: LaunchContext) -> list[Node]:
     image = values['image']
     if values['image_transport'] == 'compressed' and not image.endswith('/compressed'):
         image += '/compressed'
-    parameters = {name: values[name] == 'true' for name in ('autostart', 'use_sim_time')}
-    given = {name: values[name] for name in ('weights', 'device') if values[name]}
+    flags = {name: values[name] == 'true' for name in ('autostart', 'use_sim_time') if values[name]}
+    given = {name: values[name] for name in ('weights', 'device', 'image_transport') if values[name]}
     return [
         Node(
             package='superpoint_ros',
             executable='frontend',
             name='superpoint_frontend',
             namespace=values['namespace'],
-            parameters=[
-                values['params_file'],
-                {**parameters, **given, 'image_transport': values['image_transport']},
-            ],
+            parameters=[values['params_file'], flags | given],
             remappings=[('image', image), ('camera_info', values['camera_info'])],
             ros_arguments=['--log-level', values['log_level']],
             additional_env=fast_dds_environment(),

@@ -13,6 +13,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 
 import rclpy
 from ament_index_python import get_packages_with_prefixes
+from rcl_interfaces.srv import GetParameters
 from ros_processes import PATIENCE, Camera
 
 from superpoint_ros.nodes.middleware import fast_dds_environment
@@ -92,20 +93,36 @@ def test_every_launch_argument_is_described(name):
         assert len(argument.description) > 15
 
 
-def test_launch_walks_the_node_to_active(tmp_path):
+@pytest.mark.parametrize(
+    ('given', 'topic', 'kind'),
+    [
+        ([], '/cam/image', 'Image'),
+        (['image_transport:=compressed', 'use_sim_time:=false'], '/cam/image/compressed', 'CompressedImage'),
+    ],
+)
+def test_launch_walks_the_node_to_active_with_the_parameters_of_file_and_arguments(tmp_path, given, topic, kind):
     load('frontend.launch.py')
     ros2 = shutil.which('ros2')
     if ros2 is None or 'superpoint_ros' not in get_packages_with_prefixes():
         pytest.skip('ros2 is not there, or the package is not in a sourced workspace')
     command = [ros2, 'launch', 'superpoint_ros', 'frontend.launch.py']
-    arguments = ['namespace:=robot', 'image:=/cam/image', 'weights:=superpoint_small', 'respawn:=true']
+    arguments = ['namespace:=robot', 'image:=/cam/image', 'weights:=superpoint_small', 'respawn:=true', *given]
+    params = {'use_sim_time': True, 'image_transport': 'raw', 'max_keypoints': 77}
+    path = tmp_path / 'params.yaml'
+    path.write_text(yaml.safe_dump({'/**': {'superpoint_frontend': {'ros__parameters': params}}}))
+    arguments.append(f'params_file:={path}')
     rclpy.init()
     with (tmp_path / 'log').open('w') as log:
         launch = subprocess.Popen([*command, *arguments], stdout=log, stderr=subprocess.STDOUT)
     camera = Camera(frontend='/robot/superpoint_frontend')
     try:
         camera.spin_until(lambda: camera.state() == 'active', 'the node to be active')
-        assert camera.count_subscribers('/cam/image') == 1
+        (listener,) = camera.get_subscriptions_info_by_topic(topic)
+        assert listener.topic_type == f'sensor_msgs/msg/{kind}'
+        request = GetParameters.Request(names=['use_sim_time', 'max_keypoints'])
+        sim_time, max_keypoints = camera.call(GetParameters, 'get_parameters', request).values
+        assert sim_time.bool_value == (not given)
+        assert max_keypoints.integer_value == 77
     finally:
         launch.send_signal(signal.SIGINT)
         assert launch.wait(PATIENCE) == 0, (tmp_path / 'log').read_text()
