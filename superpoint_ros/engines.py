@@ -6,6 +6,7 @@ Every engine makes the same two dense maps of a grey image, so that what follows
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from torch import nn
 
 from superpoint_ros.networks import score_map
 
+# OpenVINO's telemetry forks while other threads compute: OpenBLAS's hold the fork, and it holds the whole process.
+# Without the module OpenVINO sends nothing, which is what a robot is expected to do anyway.
+sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
 try:
     import openvino
 except ImportError:

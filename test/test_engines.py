@@ -1,5 +1,6 @@
 """Engines against the network called by hand."""
 
+import importlib
 from functools import cache
 
 import numpy as np
@@ -120,3 +121,10 @@ def test_an_openvino_that_cannot_start_raises_engine_error(network, monkeypatch)
     monkeypatch.setattr(engines.openvino, 'Core', no_plugins)
     with pytest.raises(EngineError, match='openvino auto on cpu: no plugins'):
         load_engine(network, 'openvino', 'cpu')
+
+
+@needs_openvino
+def test_openvino_sends_no_telemetry():
+    """It would fork a process that computes in other threads, which can stop it for good."""
+    telemetry = importlib.import_module('openvino.tools.ovc.telemetry_utils').tm
+    assert telemetry.__name__ == 'openvino.tools.ovc.telemetry_stub'
