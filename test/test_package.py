@@ -30,10 +30,6 @@ ROSDEP_KEY = {
     'openvino': None,
 }
 PYPI_NAME = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
-# Used where it is there, and done without where it is not.
-OPTIONAL = {'cv_bridge', 'message_filters'}
-# In every wheel and distribution of rclpy or of the packages that it pulls in.
-WITH_RCLPY = {'builtin_interfaces', 'rcl_interfaces'}
 
 
 def imported(folders: Iterable[str]) -> set[str]:
@@ -47,9 +43,7 @@ def imported(folders: Iterable[str]) -> set[str]:
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     modules.add(node.module.partition('.')[0])
     local = {path.stem for path in (ROOT / 'test').iterdir()}
-    return (
-        modules - set(sys.stdlib_module_names) - {'superpoint_ros', 'superpoint_training'} - OPTIONAL - local
-    )
+    return modules - set(sys.stdlib_module_names) - {'superpoint_ros', 'superpoint_training'} - local
 
 
 def declared(*kinds: str) -> set[str]:
@@ -68,7 +62,7 @@ def requirement_names(*extras: str) -> set[str]:
 
 
 def keys(modules: set[str]) -> set[str]:
-    return {key for module in modules - WITH_RCLPY if (key := ROSDEP_KEY.get(module, module))}
+    return {key for module in modules if (key := ROSDEP_KEY.get(module, module))}
 
 
 def test_package_xml_declares_what_is_imported_and_nothing_else() -> None:
@@ -91,9 +85,7 @@ def test_versions_agree() -> None:
     assert distribution('superpoint_ros').version == version
 
 
-@pytest.mark.parametrize(
-    'script', distribution('superpoint_ros').entry_points, ids=lambda script: script.name
-)
+@pytest.mark.parametrize('script', distribution('superpoint_ros').entry_points, ids=lambda script: script.name)
 def test_every_executable_has_its_function(script) -> None:
     assert callable(script.load())
 
