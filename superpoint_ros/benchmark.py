@@ -60,6 +60,7 @@ def main(args: list[str] | None = None) -> None:
             engine=options.engine,
             precision=options.precision,
             max_keypoints=options.keypoints,
+            detection_threshold=0.001,  # so that every picture has that many
         )
         results[weights] = compare(detector, weights, pictures, options.baseline_frames)
     if 'superpoint' in results:

@@ -48,8 +48,8 @@ PARAMETERS = (
     ),
     Parameter(
         'descriptor_type',
-        'float32',
-        'Type of the descriptors in `features`; int8 takes a quarter of the bytes.',
+        'int8',
+        'Type of the descriptors in `features`: int8, a quarter of the bytes, or float32.',
         choices=DESCRIPTOR_TYPES,
         live=True,
     ),
