@@ -7,6 +7,7 @@ import sys
 import time
 from array import array
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -94,12 +95,12 @@ class Camera(Node):
         while time.monotonic() < deadline:
             self._spinner.spin_once(timeout_sec=0.05)
 
-    def call(self, kind: type, service: str, request):
-        """The answer of one of the front-end's services."""
+    def call(self, kind: type, service: str, request, meanwhile: Callable[[], object] = lambda: None):
+        """The answer of one of the front-end's services; `meanwhile` is called again and again until it comes."""
         client = self.create_client(kind, f'{self._frontend}/{service}')
         self.spin_until(client.service_is_ready, f'the service {service}')
         future = client.call_async(request)
-        self.spin_until(future.done, f'an answer of {service}')
+        self.spin_until(lambda: meanwhile() or future.done(), f'an answer of {service}')
         self.destroy_client(client)
         return future.result()
 
@@ -126,8 +127,8 @@ class Camera(Node):
         answer = self.call(SetParameters, 'set_parameters', SetParameters.Request(parameters=parameters))
         return ' '.join(result.reason for result in answer.results if not result.successful)
 
-    def trigger(self, service: str) -> Trigger.Response:
-        return self.call(Trigger, service, Trigger.Request())
+    def trigger(self, service: str, meanwhile: Callable[[], object] = lambda: None) -> Trigger.Response:
+        return self.call(Trigger, service, Trigger.Request(), meanwhile)
 
     def header(self, stamp_ns: int | None = None) -> Header:
         """A header later than all before, or with the stamp given."""

@@ -10,10 +10,16 @@ pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 
 import rclpy
 import torch
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
 from ros_processes import Camera, NodeProcess, image_message, jpeg_message, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from superpoint_ros.messages import read_features, read_matches
+from superpoint_ros.networks import WeightsError
+from superpoint_ros.nodes import frontend as nodes_frontend
+from superpoint_ros.nodes.frontend import FrontendNode
 
 OK, WARN, ERROR = 0, 1, 2
 
@@ -295,12 +301,12 @@ class TestParametersAndServices:
         assert len(send_scene(camera)) > 20
 
     def test_live_parameters_change_the_next_image(self, camera, active):
-        assert camera.set(max_keypoints=7, descriptor_type='int8') == ''
+        assert camera.set(max_keypoints=7, descriptor_type='float32') == ''
         message = camera.send(image_message(scene(), 'mono8', camera.header()))
-        assert camera.set(max_keypoints=1000, descriptor_type='float32') == ''
+        assert camera.set(max_keypoints=1000, descriptor_type='int8') == ''
         features = read_features(message)
         assert len(features) == 7
-        assert message.fields[-1].datatype == message.fields[-1].INT8
+        assert message.fields[-1].datatype == message.fields[-1].FLOAT32
         np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
         assert len(send_scene(camera)) > 20
 
@@ -322,6 +328,36 @@ class TestParametersAndServices:
         assert camera.trigger('reload_weights').success
         second = send_scene(camera)
         assert not np.isin(second.track_ids, first.track_ids).any()
+
+    def test_weights_are_reloaded_while_images_flow(self, camera, active):
+        first = send_scene(camera)
+        _, _, before = camera.diagnostics()
+        heard = len(camera.heard['features'])
+
+        def send_another() -> None:
+            camera.images.publish(image_message(scene(), 'mono8', camera.header()))
+            time.sleep(0.02)
+
+        assert camera.trigger('reload_weights', meanwhile=send_another).success
+        assert len(camera.heard['features']) > heard
+        last = send_scene(camera)
+        _, _, after = camera.diagnostics()
+        assert counts(after)['failed'] == counts(before)['failed']
+        assert last.track_ids.min() > first.track_ids.max()
+
+    def test_a_reload_that_ends_after_cleanup_says_so(self, camera, active):
+        assert camera.change_state('deactivate')
+        cleaned_up = []
+
+        def clean_up_once() -> None:
+            if not cleaned_up:
+                cleaned_up.append(camera.change_state('cleanup'))
+
+        answer = camera.trigger('reload_weights', meanwhile=clean_up_once)
+        assert cleaned_up == [True]
+        assert not answer.success
+        assert 'cleaned up meanwhile' in answer.message
+        assert camera.state() == 'unconfigured'
 
     def test_the_debug_image_is_drawn_while_someone_listens(self, camera, active):
         listener = camera.listen(Image, 'debug_image')
@@ -377,12 +413,68 @@ class TestLifecycle:
         assert len(send_scene(camera)) > 20
 
     def test_a_signal_in_mid_frame_ends_it_cleanly(self, camera, active):
-        large = scene(height=1200, width=1600)
-        camera.images.publish(image_message(large, 'mono8', camera.header()))
-        camera.spin_for(0.1)
+        large = image_message(scene(height=600, width=800), 'mono8', camera.header())
+        reports = camera.heard['/diagnostics']
+        reports.clear()
+
+        def in_hand() -> bool:
+            """Whether the latest report has images without an end; more of them come than can be processed."""
+            camera.images.publish(large)
+            if not reports:
+                return False
+            now = counts({pair.key: pair.value for pair in reports[-1].status[0].values})
+            return now['received'] > now['processed'] + now['dropped'] + now['failed']
+
+        camera.spin_until(in_hand, 'an image that is in work')
         assert active.interrupt() == 0
         assert 'Traceback' not in active.log
         assert 'internal error' not in active.log
+
+
+class TestInThisProcess:
+    """What only a hand on the node's own clockwork can bring about."""
+
+    @pytest.fixture
+    def node(self, camera):
+        node = FrontendNode()
+        yield node
+        node.destroy_node()
+
+    def test_a_parameter_set_during_loading_does_not_reach_it_halfway(self, node, monkeypatch):
+        seen = []
+
+        def load(values, device):
+            before = dict(values)
+            node.set_parameters([RosParameter('weights', value='superpoint_small')])
+            seen.append(values == before)
+            raise WeightsError('seen enough')
+
+        monkeypatch.setattr(nodes_frontend, 'load_detector', load)
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert seen == [True]
+
+    def test_a_vanished_device_does_not_hinder_the_cleanup(self, node, monkeypatch):
+        def vanished() -> None:
+            raise RuntimeError('CUDA error: device-side assert triggered')
+
+        def load(values, device):
+            raise WeightsError('none')
+
+        monkeypatch.setattr(torch.cuda, 'empty_cache', vanished)
+        monkeypatch.setattr(nodes_frontend, 'load_detector', load)
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+
+    @pytest.mark.parametrize('error', [WeightsError('no such file'), OSError('disk'), ZeroDivisionError('fault')])
+    def test_a_reload_that_fails_in_whatever_way_says_why(self, node, monkeypatch, error):
+        def load(values, device):
+            raise error
+
+        monkeypatch.setattr(nodes_frontend, 'load_detector', load)
+        node._pipeline = object()  # configured
+        answer = node._on_reload_weights(Trigger.Request(), Trigger.Response())
+        node._pipeline = None
+        assert not answer.success
+        assert str(error) in answer.message
 
 
 def test_an_out_of_range_parameter_at_start_is_refused_with_the_reason(tmp_path):

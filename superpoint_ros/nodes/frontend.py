@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import traceback
 from pathlib import Path
 from time import monotonic
@@ -11,13 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rclpy
 import torch
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
@@ -32,6 +29,7 @@ from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
+from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
 from superpoint_ros.nodes.worker import NewestWins
@@ -128,10 +126,10 @@ class FrontendNode(LifecycleNode):
         """After a transition that went wrong: back to where configure can be tried again."""
         return self.on_shutdown(state)
 
-    def close(self) -> None:
+    def destroy_node(self) -> None:
         """Finish the image in hand and leave ROS, whatever the state."""
         self._stop()
-        self.destroy_node()
+        super().destroy_node()
 
     def _survive_impossible_transitions(self) -> None:
         """Refuse a transition that the state does not have; rclpy would let its error end the process."""
@@ -159,7 +157,7 @@ class FrontendNode(LifecycleNode):
             self._settings = Settings.of(self._values | new)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._values |= new
+        self._values = self._values | new  # not in place: ~/reload_weights may be reading them
         if self._pipeline is not None:
             self._pipeline.settings = self._settings
         return SetParametersResult(successful=True)
@@ -173,17 +171,24 @@ class FrontendNode(LifecycleNode):
         return response
 
     def _on_reload_weights(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._pipeline is None:
+        pipeline = self._pipeline
+        if pipeline is None:
             response.message = 'Not configured: configure loads the weights.'
             return response
         try:
-            self._pipeline.detector = self._load(None)
+            detector = self._load(None)
         except (WeightsError, EngineError, ValueError) as error:
             response.message = f'The weights in use stay: {error}'
-            self.get_logger().error(response.message)
-            return response
-        response.success, response.message = True, f'Loaded {self._pipeline.detector.description}.'
-        self.get_logger().info(response.message)
+        except Exception:  # rclpy would let it end the process
+            response.message = f'The weights in use stay: {traceback.format_exc()}'
+        else:
+            if self._pipeline is pipeline:
+                pipeline.detector = detector
+                response.success, response.message = True, f'Loaded {detector.description}.'
+                self.get_logger().info(response.message)
+                return response
+            response.message = 'The node was cleaned up meanwhile: configure loads the weights.'
+        self.get_logger().error(response.message)
         return response
 
     def _load(self, device: str | None) -> Detector:
@@ -208,7 +213,10 @@ class FrontendNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.destroy(self)
             self._outputs = None
-        torch.cuda.empty_cache()  # does nothing where CUDA was not used
+        try:
+            torch.cuda.empty_cache()  # does nothing where CUDA was not used
+        except RuntimeError as error:  # the device is gone, and its memory with it
+            self.get_logger().warning(f'The memory of the CUDA device could not be freed: {error}')
 
     def _publish_diagnostics(self) -> None:
         pipeline, values = self._pipeline, self._statistics.report()
@@ -240,24 +248,15 @@ def _read_mask(path: str) -> np.ndarray | None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until a signal comes."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = FrontendNode()
-        executor = MultiThreadedExecutor(num_threads=2)
-        executor.add_node(node)
-        if node.get_parameter('autostart').value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ParameterError as error:
-        sys.exit(f'frontend: {error}')
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
+    run('frontend', FrontendNode, _serve, args)
+
+
+def _serve(node: FrontendNode) -> None:
+    executor = MultiThreadedExecutor(num_threads=2)
+    executor.add_node(node)
+    if node.get_parameter('autostart').value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        node.trigger_activate()
+    executor.spin()
 
 
 if __name__ == '__main__':

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import struct
-import sys
 from pathlib import Path
 from time import monotonic
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from superpoint_ros.nodes.calibration_files import CalibrationFileError
-from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
+from superpoint_ros.nodes.parameters import Parameter, declare
+from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.recordings import (
     CutShortError,
     Options,
@@ -185,20 +183,7 @@ class Replay(Node):
 
 def main(args: list[str] | None = None) -> None:
     """Play until the recording ends or a signal comes."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = Replay()
-        node.play()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (RecordingError, CalibrationFileError, ParameterError) as error:
-        sys.exit(f'replay: {error}')
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    run('replay', Replay, Replay.play, args, refusals=(RecordingError, CalibrationFileError))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,43 @@
+"""A node's life as a process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from superpoint_ros.nodes.parameters import ParameterError
+
+AnyNode = TypeVar('AnyNode', bound=Node)
+
+
+def run(
+    name: str,
+    make: Callable[[], AnyNode],
+    work: Callable[[AnyNode], None],
+    args: list[str] | None,
+    refusals: tuple[type[Exception], ...] = (),
+) -> None:
+    """Make a node and let it work until it is done or a signal comes; then destroy it and leave ROS.
+
+    A ParameterError, or one of `refusals`, ends the process with its message, without a traceback.
+    """
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = make()
+        work(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (ParameterError, *refusals) as error:
+        sys.exit(f'{name}: {error}')
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
