@@ -21,11 +21,11 @@ def run(
     make: Callable[[], AnyNode],
     work: Callable[[AnyNode], None],
     args: list[str] | None,
-    refusals: tuple[type[Exception], ...] = (),
+    refusals: tuple[type[Exception], ...] = (ParameterError,),
 ) -> None:
     """Make a node and let it work until it is done or a signal comes; then destroy it and leave ROS.
 
-    A ParameterError, or one of `refusals`, ends the process with its message, without a traceback.
+    refusals: errors that end the process with their message, without a traceback.
     """
     rclpy.init(args=args)
     node = None
@@ -34,7 +34,7 @@ def run(
         work(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ParameterError, *refusals) as error:
+    except refusals as error:
         sys.exit(f'{name}: {error}')
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
