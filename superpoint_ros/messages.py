@@ -170,8 +170,7 @@ def encode_tracks(frame: Frame, header: Header) -> PointCloud:
         header=header,
         points=[Point32(x=x, y=y, z=z) for x, y, z in frame.rays[keep].tolist()],
         channels=[
-            ChannelFloat32(name=name, values=values.astype(np.float32).tolist())
-            for name, values in channels.items()
+            ChannelFloat32(name=name, values=values.astype(np.float32).tolist()) for name, values in channels.items()
         ],
     )
 
@@ -259,9 +258,7 @@ def _to_cloud(cloud: np.ndarray, header: Header, is_dense: bool) -> PointCloud2:
     fields = []
     for name, (dtype, offset) in _fields(cloud.dtype):
         count = int(np.prod(dtype.shape, dtype=int))
-        fields.append(
-            PointField(name=name, offset=offset, datatype=_DATATYPES[dtype.base.str[1:]], count=count)
-        )
+        fields.append(PointField(name=name, offset=offset, datatype=_DATATYPES[dtype.base.str[1:]], count=count))
     # rclpy copies an array('B') as a block, but looks at each byte of anything else.
     data = array('B')
     data.frombytes(cloud.view(np.uint8).data)
@@ -289,15 +286,11 @@ def _from_cloud(message: Any, names: Sequence[str]) -> np.ndarray:
         raise MessageError('The cloud is big-endian, which no supported machine writes.')
     fields = {field.name: field for field in message.fields}
     if missing := [name for name in names if name not in fields]:
-        raise MessageError(
-            f'The cloud has no field {", ".join(missing)}; it has {", ".join(fields) or "none"}.'
-        )
+        raise MessageError(f'The cloud has no field {", ".join(missing)}; it has {", ".join(fields) or "none"}.')
     points = message.width * message.height
     size = points * message.point_step
     if len(message.data) < size:
-        raise MessageError(
-            f'{points} points of {message.point_step} bytes are {size}, not {len(message.data)}.'
-        )
+        raise MessageError(f'{points} points of {message.point_step} bytes are {size}, not {len(message.data)}.')
     layout: Any = {
         'names': list(names),
         'formats': [_format(fields[name]) for name in names],
@@ -305,9 +298,7 @@ def _from_cloud(message: Any, names: Sequence[str]) -> np.ndarray:
     }
     needed = np.dtype(layout).itemsize
     if message.point_step < needed:
-        raise MessageError(
-            f'The fields take {needed} bytes, but the cloud says point_step {message.point_step}.'
-        )
+        raise MessageError(f'The fields take {needed} bytes, but the cloud says point_step {message.point_step}.')
     dtype = np.dtype(layout | {'itemsize': message.point_step})
     return np.frombuffer(message.data, dtype, points) if points else np.empty(0, dtype)
 

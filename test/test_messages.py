@@ -61,17 +61,12 @@ def make_frame(count=5, dimension=8, matched=3, seed=0, calibrated=True, previou
 
 
 def with_fields(message: PointCloud2, fields: list[PointField], **changes) -> PointCloud2:
-    parts = {
-        name: getattr(message, name)
-        for name in ('header', 'height', 'width', 'point_step', 'row_step', 'data')
-    }
+    parts = {name: getattr(message, name) for name in ('header', 'height', 'width', 'point_step', 'row_step', 'data')}
     return PointCloud2(**(parts | {'fields': fields} | changes))
 
 
 @settings(deadline=None)
-@given(
-    count=st.integers(0, 40), dimension=st.integers(1, 20), calibrated=st.booleans(), seed=st.integers(0, 99)
-)
+@given(count=st.integers(0, 40), dimension=st.integers(1, 20), calibrated=st.booleans(), seed=st.integers(0, 99))
 def test_features_come_back_as_they_were(count, dimension, calibrated, seed):
     frame = make_frame(count, dimension, matched=0, seed=seed, calibrated=calibrated)
     message = encode_features(frame, HEADER)
@@ -143,9 +138,7 @@ def test_features_have_the_promised_fields(descriptor_type, code, size):
     assert list(kinds) == ['x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor']
     assert (message.height, message.width) == (1, 3)
     assert message.row_step == len(message.data) == 3 * message.point_step
-    assert all(
-        f.offset % {PointField.INT8: 1, PointField.UINT16: 2}.get(f.datatype, 4) == 0 for f in message.fields
-    )
+    assert all(f.offset % {PointField.INT8: 1, PointField.UINT16: 2}.get(f.datatype, 4) == 0 for f in message.fields)
     offset = {f.name: f.offset for f in message.fields}
     point = bytes(message.data)[message.point_step : 2 * message.point_step]
     assert struct.unpack_from('<2f', point, offset['u']) == tuple(frame.features.keypoints[1])
