@@ -203,7 +203,7 @@ def test_nan_weights_are_refused(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_network(SuperPoint(TINY), path, {})
     state = load_file(path)
-    next(iter(state.values())).view(-1)[0] = float('nan')
+    state['detector.1.bias'][0] = float('nan')
     config = {'widths': TINY.widths, 'head_width': 10, 'descriptor_dim': 12, 'detector_head': 'skip', 'norm': 'batch'}
     save_file(state, path, metadata={'architecture': 'superpoint', 'config': json.dumps(config)})
     with pytest.raises(WeightsError, match='NaN'):
