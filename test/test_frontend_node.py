@@ -471,7 +471,7 @@ class TestInThisProcess:
 
         monkeypatch.setattr(nodes_frontend, 'load_detector', load)
         node._pipeline = object()  # configured
-        answer = node._on_reload_weights(Trigger.Request(), Trigger.Response())
+        answer = node._reload_weights(Trigger.Response())
         node._pipeline = None
         assert not answer.success
         assert str(error) in answer.message

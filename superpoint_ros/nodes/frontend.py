@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -14,11 +15,12 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -40,7 +42,7 @@ _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 class FrontendNode(LifecycleNode):
-    """A shell around `Pipeline`. The executor's threads hand things over; the worker does all work on images.
+    """A shell around `Pipeline`. The executor's thread hands things over; the worker does all work on images.
 
     configure loads the weights and warms up, activate subscribes, deactivate stops the worker, cleanup frees
     all.
@@ -62,7 +64,7 @@ class FrontendNode(LifecycleNode):
         # Simulated time may stand still; diagnostics must not.
         self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/reset', self._on_reset)
-        # Loading takes seconds. In a callback group of its own it does not hold up the images.
+        # Loading takes seconds. In a thread and a callback group of its own it does not hold up the images.
         loading = MutuallyExclusiveCallbackGroup()
         self.create_service(Trigger, '~/reload_weights', self._on_reload_weights, callback_group=loading)
 
@@ -170,7 +172,12 @@ class FrontendNode(LifecycleNode):
         response.success, response.message = True, 'Tracks start anew, with ids from 1, at the next image.'
         return response
 
-    def _on_reload_weights(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_reload_weights(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        done = Future()
+        Thread(target=lambda: done.set_result(self._reload_weights(response)), daemon=True).start()
+        return await done
+
+    def _reload_weights(self, response: Trigger.Response) -> Trigger.Response:
         pipeline = self._pipeline
         if pipeline is None:
             response.message = 'Not configured: configure loads the weights.'
@@ -252,7 +259,8 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _serve(node: FrontendNode) -> None:
-    executor = MultiThreadedExecutor(num_threads=2)
+    # Not the multi-threaded one: while images wait it spins, on a core that the network needs.
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     if node.get_parameter('autostart').value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         node.trigger_activate()
