@@ -31,7 +31,7 @@ class SuperPointConfig:
             position inside a cell takes millions of samples to learn.
         norm: `batch` after every convolution (the paper), `none`, or `batch_below_full`: none at full
             resolution, where BatchNorm costs more time than the convolution and is not missed.
-        skip_kernel: side of the skips' convolutions; 1 costs a small network a third less time than 3.
+        skip_kernel: side of the skips' convolutions; 1 takes a sixth off a small network's time.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
