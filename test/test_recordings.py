@@ -244,7 +244,7 @@ def test_a_video_is_cut_short_where_far_less_comes_than_it_claims(tmp_path, clai
     struct.pack_into('<I', content, content.index(b'strh') + 40, claimed)  # dwLength
     path.write_bytes(content)
     shots, error = play(path)
-    assert len(shots) == 200
+    assert len(shots) == 200 - missed  # the last may be cut
     assert (f'200 of {claimed} frames' in error) == missed
 
 

@@ -1,44 +1,36 @@
-"""Recorded cameras of all kinds -> one sequence of image messages, in the order they were taken."""
+"""One camera of a recording as ROS messages: each image with the calibration that belongs to it."""
 
 from __future__ import annotations
 
-import re
-import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from superpoint_ros.messages import encode_image
+from superpoint_ros.messages import stamp_ns
 from superpoint_ros.nodes.calibration_files import read_camera_info
+from superpoint_ros.recordings import (
+    Bag,
+    CutShortError,
+    RawImage,
+    RecordingError,
+    Source,
+    TopicSummary,
+    open_source,
+)
 
-_PICTURES = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png', '.bmp': 'bmp', '.tif': 'tiff', '.tiff': 'tiff'}
-# Of recordings without times. Not 0, which tf2 takes for "the newest", and others for "no time".
-_FIRST_STAMP_NS = 1_000_000_000
-_MISCOUNTED = 0.01  # share of its frames, plus one, by which a container's count, often an estimate, may be off
-_ENCODINGS = {  # (samples, bytes a sample) as OpenCV decodes -> ROS's name
-    (1, 1): 'mono8',
-    (3, 1): 'bgr8',
-    (4, 1): 'bgra8',
-    (1, 2): 'mono16',
-    (3, 2): 'bgr16',
-    (4, 2): 'bgra16',
-}
+__all__ = ['CutShortError', 'Options', 'Recording', 'RecordingError', 'Shot', 'decompress', 'open_recording', 'time_of']
 
-
-class RecordingError(ValueError):
-    """A recording that can't be played."""
-
-
-class CutShortError(RecordingError):
-    """A recording is damaged from here on; what came before it is sound."""
+_CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 
 @dataclass(frozen=True)
@@ -80,29 +72,24 @@ class Options:
 def open_recording(path: Path, options: Options) -> Recording:
     """Open a rosbag2 (folder, .mcap or .db3), a ROS 1 bag, a folder of pictures, or a video.
 
+    A folder of pictures is calibrated by a file `intrinsics.yaml` in it.
+
     Raises:
         RecordingError: it is none of these, or holds no images.
         CalibrationFileError: the calibration file can't be read.
     """
-    from superpoint_ros.nodes.bags import Bag, is_bag
-
-    if not path.exists():
-        raise RecordingError(f'There is no {path}.')
-    if is_bag(path):
-        return Bag(path, options)
-    return Pictures(path, options) if path.is_dir() else Video(path, options)
+    source = open_source(path, options.fps)
+    if isinstance(source, Bag):
+        return BagCamera(source, options)
+    intrinsics = options.camera_info or path / 'intrinsics.yaml'
+    info = read_camera_info(intrinsics) if options.camera_info or intrinsics.exists() else None
+    return PlainCamera(source, options.frame_id, info)
 
 
 def time_of(stamp_ns: int) -> Time:
     """A `builtin_interfaces/Time` of nanoseconds."""
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
     return Time(sec=sec, nanosec=nanosec)
-
-
-def to_image(pixels: np.ndarray, header: Header) -> Image:
-    """Image message of a picture as OpenCV decodes it: [H, W] or [H, W, 3 or 4] uint8 or uint16."""
-    samples = pixels.shape[2] if pixels.ndim == 3 else 1
-    return encode_image(pixels, _ENCODINGS[samples, pixels.itemsize], header)
 
 
 def decompress(message: CompressedImage) -> Image:
@@ -115,128 +102,144 @@ def decompress(message: CompressedImage) -> Image:
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if pixels is None:
         raise RecordingError(f"An image of format '{message.format}' and {data.size} bytes can't be decoded.")
-    return to_image(pixels, message.header)
+    return _to_image(RawImage.of(np.asarray(pixels)), message.header)
 
 
-class Video:
-    """A video file. Its first frame is stamped 1 s."""
+class PlainCamera:
+    """A video, or a folder of pictures, seen as a camera."""
 
-    def __init__(self, path: Path, options: Options) -> None:
-        self._path = path
-        self._frame_id = options.frame_id
+    def __init__(self, source: Source, frame_id: str, info: CameraInfo | None) -> None:
+        self._source = source
+        self._frame_id = frame_id
+        self._info = info
+
+    def __str__(self) -> str:
+        return str(self._source)
+
+    def __iter__(self) -> Iterator[Shot]:
+        for record in self._source.records(()):
+            header = Header(stamp=time_of(record.time_ns), frame_id=self._frame_id)
+            yield Shot(record.time_ns, _to_image(record.load(), header), self._info)
+
+
+class BagCamera:
+    """The images of one topic of a bag, each with the calibration that was latest when it was recorded.
+
+    Their times are their stamps; where their driver set none, when they were recorded.
+    A bag without its end, as a full disk or a crash leaves it, is played as far as it goes.
+    """
+
+    def __init__(self, bag: Bag, options: Options) -> None:
+        self._bag = bag
         self._info = read_camera_info(options.camera_info) if options.camera_info else None
-        video = cv2.VideoCapture(str(path))
-        self._fps = video.get(cv2.CAP_PROP_FPS) or options.fps
-        self._frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if not video.isOpened() or not video.read()[0]:
-            raise RecordingError(f'{path} is no bag, no folder of pictures, and no video that OpenCV can read.')
+        topics = bag.topics()
+        self.topic = _image_topic(topics, options.topic)
+        self.camera_info_topic = options.camera_info_topic or _info_topic(topics, self.topic)
 
     def __str__(self) -> str:
-        return f'the video {self._path}'
+        return f'{self.topic} of {self._bag}'
 
     def __iter__(self) -> Iterator[Shot]:
-        video = cv2.VideoCapture(str(self._path))
-        index = 0
-        while True:
-            read, pixels = video.read()
-            if not read:
-                break
-            stamp_ns = _FIRST_STAMP_NS + round(index * 1e9 / self._fps)
-            header = Header(stamp=time_of(stamp_ns), frame_id=self._frame_id)
-            yield Shot(stamp_ns, to_image(pixels, header), self._info)
-            index += 1
-        if index < self._frames * (1 - _MISCOUNTED) - 1:
-            raise CutShortError(f'{self} ends after {index} of {self._frames} frames.')
-
-
-class Pictures:
-    """A folder of pictures, or a folder with them in `frames.tar`.
-
-    Times come from `timestamps.txt` (or TUM's `rgb.txt`), else from file names that are nanoseconds (as
-    EuRoC's), else from the given rate, with 1 s for the first. A file `intrinsics.yaml` beside the pictures is
-    their calibration.
-    """
-
-    def __init__(self, path: Path, options: Options) -> None:
-        self._path = path
-        self._frame_id = options.frame_id
-        self._archive = path / 'frames.tar'
-        names = self._names()
-        if not names:
-            raise RecordingError(f'{path} is no bag and holds no pictures.')
-        self._times = _listed_times(path, names) or _times_of_names(names, options.fps)
-        intrinsics = options.camera_info or path / 'intrinsics.yaml'
-        self._info = read_camera_info(intrinsics) if options.camera_info or intrinsics.exists() else None
-
-    def __str__(self) -> str:
-        return f'the {len(self._times)} pictures in {self._path}'
-
-    def __iter__(self) -> Iterator[Shot]:
-        archive = tarfile.open(self._archive) if self._archive.exists() else None  # noqa: SIM115
+        info = self._info or self._first_info()
+        stamped = self._is_stamped()
+        played = 0
         try:
-            for name, stamp_ns in self._times.items():
-                data = self._read(name, archive)
-                header = Header(stamp=time_of(stamp_ns), frame_id=self._frame_id)
-                image = CompressedImage(header=header, format=_PICTURES[Path(name).suffix.lower()])
-                image.data = array('B', data)
-                yield Shot(stamp_ns, image, self._info)
-        finally:
-            if archive:
-                archive.close()
+            for topic, time_ns, message in self._messages(self.topic, self.camera_info_topic):
+                if topic == self.topic:
+                    image = _to_image(message, _to_header(message))
+                    yield Shot(stamp_ns(image.header.stamp) if stamped else time_ns, image, info)
+                    played += 1
+                elif self._info is None:
+                    info = _to_info(message)
+        except CutShortError as error:
+            raise CutShortError(f'{self} is cut off after {played} images: {error}') from error
 
-    def _names(self) -> list[str]:
-        if self._archive.exists():
-            with tarfile.open(self._archive) as archive:
-                names = archive.getnames()
-        else:
-            names = [path.name for path in self._path.iterdir()]
-        return sorted((name for name in names if Path(name).suffix.lower() in _PICTURES), key=_natural)
+    def _first_info(self) -> CameraInfo | None:
+        """The first calibration, for images that were recorded just before it; None if damage comes first."""
+        with suppress(CutShortError), closing(self._messages(self.camera_info_topic)) as messages:
+            for _, _, message in messages:
+                return _to_info(message)
+        return None
 
-    def _read(self, name: str, archive: tarfile.TarFile | None) -> bytes:
-        if archive is None:
-            return (self._path / name).read_bytes()
-        member = archive.extractfile(name)
-        return member.read() if member else b''
+    def _is_stamped(self) -> bool:
+        """Whether images have stamps. One of 0 alone may be the first of simulated time."""
+        with suppress(CutShortError), closing(self._messages(self.topic)) as messages:
+            return any(stamp_ns(message.header.stamp) for _, _, message in islice(messages, 2))
+        return True
 
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which frame2 comes before frame10."""
-    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
-
-
-def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
-    stems = [Path(name).stem for name in names]
-    if all(stem.isdigit() and len(stem) >= 16 for stem in stems):  # nanoseconds since 1970
-        return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
-    return {name: _FIRST_STAMP_NS + round(index * 1e9 / fps) for index, name in enumerate(names)}
+    def _messages(self, *topics: str) -> Generator[tuple[str, int, Any], None, None]:
+        """Topic, time in nanoseconds at which it was recorded, and content of each message."""
+        for record in self._bag.records(topics):
+            try:
+                message = record.load()
+            except RecordingError as error:
+                raise CutShortError(f'damaged from here on: {error}') from error
+            yield record.topic, record.time_ns, message
 
 
-def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
-    """Times of a list's files, which may be a part of the folder's; empty without a list.
-
-    The list is a table whose `#` line names the columns: `timestamp_ns` or `timestamp_s` and a file; without
-    such a line, a time in seconds and a file.
-    """
-    for path in (folder / 'timestamps.txt', folder / 'rgb.txt'):
-        if not path.exists():
-            continue
-        lines = path.read_text().splitlines()
-        heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
-        columns = heads[-1] if heads else ['timestamp']
-        nanoseconds = 'timestamp_ns' in columns
-        column = next(index for index, name in enumerate(columns) if name.startswith('timestamp'))
-        if nanoseconds:
-            column = columns.index('timestamp_ns')
-        times = {}
-        for row in (line.split() for line in lines if line and not line.startswith('#')):
-            name = next((cell for cell in row if cell in names), None)
-            if name is not None:
-                times[name] = int(row[column]) if nanoseconds else _nanoseconds(row[column])
-        return times
-    return {}
+def _image_topic(topics: list[TopicSummary], wanted: str) -> str:
+    counts = {topic.name: topic.count for topic in topics if topic.has_images}
+    if not counts:
+        held = ', '.join(f'{topic.name} ({topic.type})' for topic in topics) or 'nothing'
+        raise RecordingError(f'The bag holds no images; it holds {held}.')
+    if wanted and wanted not in counts:
+        raise RecordingError(f"The bag holds no images on '{wanted}'; it does on {', '.join(sorted(counts))}.")
+    return wanted or max(sorted(counts), key=counts.__getitem__)
 
 
-def _nanoseconds(seconds: str) -> int:
-    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970."""
-    whole, _, fraction = seconds.partition('.')
-    return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))
+def _info_topic(topics: list[TopicSummary], image_topic: str) -> str:
+    names = sorted(topic.name for topic in topics if topic.type == _CAMERA_INFO)
+    return max(names, key=lambda name: _agreement(name, image_topic), default='')
+
+
+def _agreement(one: str, other: str) -> int:
+    """How many levels two topic names share from the left."""
+    levels = zip(one.split('/'), other.split('/'), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], levels)))
+
+
+def _to_header(message: Any) -> Header:
+    return Header(stamp=time_of(stamp_ns(message.header.stamp)), frame_id=message.header.frame_id)
+
+
+def _to_image(message: Any, header: Header) -> Image | CompressedImage:
+    """ROS's message of one with the same fields."""
+    data = array('B', bytes(message.data))
+    if hasattr(message, 'format'):
+        return CompressedImage(header=header, format=message.format, data=data)
+    return Image(
+        header=header,
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        is_bigendian=message.is_bigendian,
+        step=message.step,
+        data=data,
+    )
+
+
+def _to_info(message: Any) -> CameraInfo:
+    """ROS 2's message of ROS 2's or ROS 1's, which writes the matrices' names large."""
+    d, k, r, p = (getattr(message, name, None) for name in 'dkrp')
+    if k is None:
+        d, k, r, p = (getattr(message, name) for name in 'DKRP')
+    roi = message.roi
+    return CameraInfo(
+        header=_to_header(message),
+        height=message.height,
+        width=message.width,
+        distortion_model=message.distortion_model,
+        d=np.asarray(d, np.float64).tolist(),
+        k=np.asarray(k, np.float64),
+        r=np.asarray(r, np.float64),
+        p=np.asarray(p, np.float64),
+        binning_x=message.binning_x,
+        binning_y=message.binning_y,
+        roi=RegionOfInterest(
+            x_offset=roi.x_offset,
+            y_offset=roi.y_offset,
+            height=roi.height,
+            width=roi.width,
+            do_rectify=bool(roi.do_rectify),
+        ),
+    )

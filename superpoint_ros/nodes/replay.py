@@ -118,6 +118,8 @@ class Replay(Node):
         stamps: list[int] = []
         try:
             for shot in recording:
+                if not stamps:  # what it took to open the recording is not to be caught up on in a burst
+                    started = monotonic()
                 stamps.append(shot.stamp_ns)
                 if self._settings['rate'] > 0:
                     self._spin_until(started + (shot.stamp_ns - stamps[0]) * 1e-9 / self._settings['rate'])

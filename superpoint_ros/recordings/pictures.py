@@ -1,0 +1,142 @@
+"""Folders of pictures, and the times that belong to them."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+
+from superpoint_ros.recordings.source import (
+    FIRST_STAMP_NS,
+    IMAGE_TYPES,
+    CutShortError,
+    EncodedImage,
+    Record,
+    RecordingError,
+    TopicSummary,
+    rate_hz,
+)
+
+_FORMATS = {
+    '.jpg': 'jpeg',
+    '.jpeg': 'jpeg',
+    '.png': 'png',
+    '.bmp': 'bmp',
+    '.tif': 'tiff',
+    '.tiff': 'tiff',
+    '.webp': 'webp',
+    '.pgm': 'pgm',
+    '.ppm': 'ppm',
+}
+
+
+class Pictures:
+    """A folder of pictures, or a folder with them in `frames.tar`.
+
+    Times come from `timestamps.txt` (or TUM's `rgb.txt`), else from file names that are nanoseconds (as
+    EuRoC's), else from the given rate, with 1 s for the first.
+    """
+
+    has_clock = False
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path = path
+        self._damage = ''
+        archive = path / 'frames.tar'
+        self._places = self._in_archive(archive) if archive.exists() else self._in_folder()
+        names = sorted(self._places, key=natural)
+        if not names:
+            raise RecordingError(f'{path} is no bag and holds no pictures.')
+        self._times = _listed_times(path, names) or _times_of_names(names, fps)
+
+    def __str__(self) -> str:
+        return f'the {len(self._times)} pictures in {self.path}'
+
+    def topics(self) -> list[TopicSummary]:
+        """The one camera."""
+        first, last = min(self._times.values()), max(self._times.values())
+        size = sum(self._places[name][2] for name in self._times)
+        count = len(self._times)
+        rate = rate_hz(count, first, last)
+        return [TopicSummary(self.path, self.path.name, 'pictures', count, rate, size, first, last, self._damage)]
+
+    def records(self, topics: Collection[str]) -> Iterator[Record]:
+        """All pictures, in the order of their list or of their names."""
+        for name, time_ns in self._times.items():
+            yield Record(self.path.name, IMAGE_TYPES[1], time_ns, partial(self._load, name))
+        if self._damage:
+            raise CutShortError(f'{self} are not all: {self._damage}')
+
+    def _load(self, name: str) -> EncodedImage:
+        file, offset, size = self._places[name]
+        try:
+            with file.open('rb') as opened:
+                opened.seek(offset)
+                data = opened.read(size)
+        except OSError as error:
+            raise RecordingError(f"The picture {name} in {self.path} can't be read: {error.strerror}.") from error
+        return EncodedImage(_FORMATS[Path(name).suffix.lower()], data)
+
+    def _in_folder(self) -> dict[str, tuple[Path, int, int]]:
+        """File, offset and size of each picture."""
+        files = [file for file in self.path.iterdir() if file.suffix.lower() in _FORMATS]
+        return {file.name: (file, 0, file.stat().st_size) for file in files}
+
+    def _in_archive(self, archive: Path) -> dict[str, tuple[Path, int, int]]:
+        places = {}
+        end = archive.stat().st_size
+        try:
+            with tarfile.open(archive, 'r:') as opened:
+                for member in opened:
+                    is_whole = member.offset_data + member.size <= end
+                    if Path(member.name).suffix.lower() in _FORMATS and is_whole:
+                        places[member.name] = (archive, member.offset_data, member.size)
+        except tarfile.TarError as error:
+            self._damage = f'{archive} is cut off or damaged ({error}).'
+        return places
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which frame2 comes before frame10."""
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
+
+
+def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
+    stems = [Path(name).stem for name in names]
+    if all(stem.isdigit() and len(stem) >= 16 for stem in stems):  # nanoseconds since 1970
+        return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
+    return {name: FIRST_STAMP_NS + round(index * 1e9 / fps) for index, name in enumerate(names)}
+
+
+def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
+    """Times of a list's files, which may be a part of the folder's; empty without a list.
+
+    The list is a table whose `#` line names the columns: `timestamp_ns` or `timestamp_s` and a file; without
+    such a line, a time in seconds and a file.
+    """
+    known = set(names)
+    for path in (folder / 'timestamps.txt', folder / 'rgb.txt'):
+        if not path.exists():
+            continue
+        lines = path.read_text().splitlines()
+        heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
+        columns = heads[-1] if heads else ['timestamp']
+        nanoseconds = 'timestamp_ns' in columns
+        column = next(index for index, name in enumerate(columns) if name.startswith('timestamp'))
+        if nanoseconds:
+            column = columns.index('timestamp_ns')
+        times = {}
+        for row in (line.split() for line in lines if line and not line.startswith('#')):
+            name = next((cell for cell in row if cell in known), None)
+            if name is not None:
+                times[name] = int(row[column]) if nanoseconds else _nanoseconds(row[column])
+        return times
+    return {}
+
+
+def _nanoseconds(seconds: str) -> int:
+    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970."""
+    whole, _, fraction = seconds.partition('.')
+    return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))
