@@ -12,7 +12,6 @@ import platform
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from superpoint_ros.baseline import Baseline
 from superpoint_ros.detector import Detector
 from superpoint_ros.frontend import Frame, Frontend
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
+from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
 try:
@@ -132,7 +132,7 @@ def parse_arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--weights', nargs='+', default=['superpoint', 'superpoint_small'], help='names or files')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
-    parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16 or float16')
+    parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
     parser.add_argument('--keypoints', type=int, default=1000, help='at most this many an image')
     parser.add_argument('--frames', type=int, default=100, help='images to time')
     parser.add_argument('--baseline-frames', type=int, default=20, help='of these with the slow baseline')
@@ -239,15 +239,6 @@ def describe_machine() -> dict[str, Any]:
         'torch': torch.__version__,
         'messages': 'timed' if Header is not None else 'not timed: ROS is not installed',
     }
-
-
-def processor_name() -> str:
-    """As Linux names it, else as Python does."""
-    with suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ class Detector:
         """Load weights that the package ships ('superpoint', 'superpoint_small') or a file of your own.
 
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ...; engine: 'auto', 'torch', 'openvino'; precision: 'auto',
-        'float32', 'bfloat16', 'float16'; see `engines.load_engine`. settings: the fields of
+        'float32', 'bfloat16', 'float16', 'int8'; see `engines.load_engine`. settings: the fields of
         `KeypointSettings`, such as `max_keypoints=500`.
 
         Raises WeightsError for unusable weights, EngineError for a device or an engine that this machine

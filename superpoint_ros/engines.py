@@ -6,29 +6,31 @@ Every engine makes the same two dense maps of a grey image, so that what follows
 from __future__ import annotations
 
 import copy
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from superpoint_ros.networks import score_map
+from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
+from superpoint_ros.processor import multiplies_int8
 
-# OpenVINO's telemetry forks while other threads compute: OpenBLAS's hold the fork, and it holds the whole process.
-# Without the module OpenVINO sends nothing, which is what a robot is expected to do anyway.
-sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
-try:
-    import openvino
-except ImportError:
-    openvino = None
+if openvino is not None:
+    from superpoint_ros.quantisation import quantise
+
+MOST_SIZES = 8
+"""Image sizes for which a compiled graph is kept."""
 
 ENGINES = ('auto', 'torch', 'openvino')
-PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16', 'int8')
 
 
 class EngineError(RuntimeError):
@@ -59,8 +61,8 @@ def load_engine(network: nn.Module, engine: str = 'auto', device: str = 'auto', 
 
     engine: 'torch', 'openvino' (CPU only), or 'auto': OpenVINO on a CPU where it is installed, else torch.
     device: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the first CUDA device where there is one, else the CPU.
-    precision: 'float32', 'bfloat16', 'float16' (CUDA only), or 'auto': float16 on CUDA, bfloat16 with
-    OpenVINO on a CPU that has it, else float32.
+    precision: 'float32', 'bfloat16', 'float16' (CUDA only), 'int8' (OpenVINO only), or 'auto': float16 on
+    CUDA; with OpenVINO int8 or bfloat16 where the CPU has instructions for it; else float32.
     Raises EngineError for a device or an engine that this machine lacks, ValueError for what none supports.
     """
     if engine not in ENGINES:
@@ -80,6 +82,8 @@ def load_engine(network: nn.Module, engine: str = 'auto', device: str = 'auto', 
         )
     if openvino is not None and engine != 'torch' and torch_device.type == 'cpu':
         return OpenVINOEngine(network, precision)
+    if precision == 'int8':
+        raise ValueError('precision int8 needs engine openvino, on the CPU')
     return TorchEngine(network, torch_device, precision)
 
 
@@ -140,20 +144,26 @@ class TorchEngine:
 
 
 class OpenVINOEngine:
-    """A graph that OpenVINO compiled for the CPU, once for all image sizes. Images run one by one."""
+    """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
         with _engine_errors(f'openvino {precision} on cpu'):
-            core = openvino.Core()
             if precision == 'auto':
-                has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-                precision = 'bfloat16' if has_bfloat16 else 'float32'
+                precision = 'int8' if multiplies_int8() else 'bfloat16' if has_bfloat16() else 'float32'
             self.description = f'openvino {precision} on cpu'
-            graph = self._convert(DenseNetwork(network).eval())
+            self.requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+            self._precision = precision
+            self._network = DenseNetwork(network).eval()
             # OpenVINO keeps what follows the last convolution, here the softmax, in float32 nevertheless.
-            hint = {'bfloat16': openvino.Type.bf16, 'float32': openvino.Type.f32}[precision]
-            config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': hint}
-            self.request = core.compile_model(graph, 'CPU', config).create_infer_request()
+            self._bfloat16 = precision == 'bfloat16' or (precision == 'int8' and has_bfloat16())
+
+    @cached_property
+    def graph(self) -> openvino.Model:
+        """For images of any size; made when the first image comes, which takes a second or two for int8."""
+        graph = self._convert(self._network)
+        if self._precision == 'int8':
+            quantise(graph, _calibration_pictures())
+        return graph
 
     @staticmethod
     def _convert(network: DenseNetwork) -> openvino.Model:
@@ -168,9 +178,27 @@ class OpenVINOEngine:
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for image in images:
             with _engine_errors(self.description):
-                self.request.infer([image[None, None]])
-                scores, descriptors = (self.request.get_output_tensor(index).data for index in range(2))
+                request = self._request(image.shape)
+                request.infer([image[None, None]])
+                scores, descriptors = (request.get_output_tensor(index).data for index in range(2))
             yield Maps(scores[0], descriptors[0])
+
+    def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
+        """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s."""
+        if shape not in self.requests:
+            if len(self.requests) == MOST_SIZES:
+                self.requests.pop(next(iter(self.requests)))
+            graph = self.graph.clone()
+            graph.reshape([1, 1, *shape])
+            self.requests[shape] = compile_for_cpu(graph, bfloat16=self._bfloat16).create_infer_request()
+        return self.requests[shape]
+
+
+def _calibration_pictures() -> list[np.ndarray]:
+    """Photographs that the package ships, 640 x 480."""
+    photographs = sorted((Path(__file__).parent / 'demo' / 'photographs').glob('*.jpg'))
+    pictures = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in photographs)
+    return [cv2.resize(picture, (640, 480)).astype(np.uint8) for picture in pictures if picture is not None]
 
 
 @contextmanager

@@ -97,6 +97,7 @@ def test_without_openvino_a_cpu_runs_torch(network, monkeypatch):
         ({'device': 'gpu'}, "device must be .*, not 'gpu'"),
         ({'device': 'meta'}, "device must be .*, not 'meta'"),
         ({'device': 'cpu', 'precision': 'float16'}, 'float16 needs a CUDA device'),
+        ({'engine': 'torch', 'precision': 'int8'}, 'int8 needs engine openvino'),
     ],
 )
 def test_what_no_engine_supports_is_refused(network, arguments, complaint):
@@ -114,13 +115,29 @@ def test_a_failing_network_raises_engine_error(engine):
 
 
 @needs_openvino
+def test_more_image_sizes_than_are_kept_still_run():
+    runner = shipped_engine('openvino', 'cpu', 'float32')
+    for side in range(8, 8 * (engines.MOST_SIZES + 3), 8):
+        (maps,) = runner.maps([np.zeros((side, 16), np.uint8)])
+        assert maps.scores.shape == (side, 16)
+        assert len(runner.requests) <= engines.MOST_SIZES
+
+
+@needs_openvino
+def test_auto_takes_int8_only_where_the_processor_multiplies_it(network, monkeypatch):
+    for able in (True, False):
+        monkeypatch.setattr(engines, 'multiplies_int8', lambda able=able: able)
+        assert ('int8' in load_engine(network, 'openvino', 'cpu').description) == able
+
+
+@needs_openvino
 def test_an_openvino_that_cannot_start_raises_engine_error(network, monkeypatch):
     def no_plugins():
         raise RuntimeError('no plugins')
 
     monkeypatch.setattr(engines.openvino, 'Core', no_plugins)
-    with pytest.raises(EngineError, match='openvino auto on cpu: no plugins'):
-        load_engine(network, 'openvino', 'cpu')
+    with pytest.raises(EngineError, match='openvino float32 on cpu: no plugins'):
+        list(load_engine(network, 'openvino', 'cpu', 'float32').maps([np.zeros((8, 8), np.uint8)]))
 
 
 @needs_openvino

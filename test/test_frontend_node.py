@@ -348,9 +348,10 @@ class TestParametersAndServices:
     def test_a_reload_that_ends_after_cleanup_says_so(self, camera, active):
         assert camera.change_state('deactivate')
         cleaned_up = []
+        reloads = active.log.count('Loading weights')
 
         def clean_up_once() -> None:
-            if not cleaned_up:
+            if not cleaned_up and active.log.count('Loading weights') > reloads:
                 cleaned_up.append(camera.change_state('cleanup'))
 
         answer = camera.trigger('reload_weights', meanwhile=clean_up_once)

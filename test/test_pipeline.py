@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+import rclpy
 from ros_processes import image_message, ros, scene
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
@@ -42,6 +43,13 @@ class FailingEngine:
             self.failures -= 1
             raise EngineError('device lost')
         return self.engine.maps(images)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_ros_is_left():
+    """Later tests fork, which threads of DDS do not survive."""
+    yield
+    rclpy.try_shutdown()
 
 
 class Run:

@@ -182,6 +182,7 @@ class FrontendNode(LifecycleNode):
         if pipeline is None:
             response.message = 'Not configured: configure loads the weights.'
             return response
+        self.get_logger().info(f"Loading weights '{self._values['weights']}'; those in use work on meanwhile.")
         try:
             detector = self._load(None)
         except (WeightsError, EngineError, ValueError) as error:

@@ -1,0 +1,94 @@
+"""Int8 against the float32 network, and that it is int8 that runs."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from superpoint_ros.engines import load_engine
+from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
+from superpoint_ros.openvino_runtime import compile_for_cpu, openvino
+
+if openvino is None:
+    pytest.skip('OpenVINO is not installed', allow_module_level=True)
+
+from superpoint_ros.quantisation import quantise
+
+rng = np.random.default_rng(0)
+PICTURES = [np.kron(rng.integers(0, 256, (8, 12), np.uint8), np.ones((8, 8), np.uint8)) for _ in range(4)]
+
+
+class Uneven(nn.Module):
+    """Two convolutions between which one channel is a thousand times as strong as another and one is dead."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1)
+        strength = torch.tensor([1000.0, 30.0, 1.0, 0.0])
+        with torch.no_grad():
+            self.first.weight *= strength[:, None, None, None]
+            self.first.bias *= strength
+            self.first.bias[3] = -1.0
+            self.second.weight /= strength.clamp(min=1e-3)[:, None, None]
+
+    def forward(self, image):
+        hidden = nn.functional.max_pool2d(torch.relu(self.first(image.float() / 255)), 2)
+        return self.third(torch.relu(self.second(hidden)))
+
+
+def convert(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        example = torch.zeros(1, 1, 64, 96, dtype=torch.uint8)
+        return openvino.convert_model(network.eval(), example_input=example, input=[1, 1, 64, 96])
+
+
+def run(graph, picture):
+    return compile_for_cpu(graph, bfloat16=False)([picture[None, None]])[0]
+
+
+def test_strong_weak_and_dead_channels_keep_their_share():
+    graph = convert(Uneven())
+    expected = [run(graph, picture) for picture in PICTURES]
+    quantise(graph, PICTURES)
+    for picture, exact in zip(PICTURES, expected, strict=True):
+        error = run(graph, picture) - exact
+        assert np.sqrt((error**2).mean()) < 0.1 * exact.std()
+
+
+def test_what_is_brighter_than_the_calibration_is_cut_off_not_wrapped():
+    graph = convert(Uneven())
+    quantise(graph, [picture // 2 for picture in PICTURES])
+    outputs = [run(graph, np.full((64, 96), level, np.uint8))[0, :, 20, 20] for level in (100, 128, 255)]
+    steps = np.abs(np.diff(outputs, axis=0))
+    assert (steps[1] <= steps[0] * (255 - 128) / (128 - 100) + 0.1).all()
+
+
+def test_every_convolution_but_the_first_runs_on_int8():
+    engine = load_engine(load_network('superpoint_small'), 'openvino', 'cpu', 'int8')
+    list(engine.maps([np.zeros((64, 96), np.uint8)]))
+    graph = engine.requests[64, 96].get_compiled_model().get_runtime_model()
+    precisions = [
+        node.rt_info['runtimePrecision'].astype(str)
+        for node in graph.get_ordered_ops()
+        if node.rt_info['layerType'].astype(str) == 'Convolution'
+    ]
+    assert len(precisions) == 15
+    assert sorted(set(precisions[1:])) in (['i8'], ['u8'], ['i8', 'u8'])
+    assert precisions[0] in ('f32', 'bf16')
+
+
+def test_detections_and_descriptors_are_those_of_float32():
+    network = SuperPoint(SuperPointConfig(widths=(8,) * 8, head_width=16, descriptor_dim=16, norm='none'))
+    shipped = load_network('superpoint_small')
+    picture = np.kron(rng.integers(0, 256, (15, 20), np.uint8), np.ones((16, 16), np.uint8))
+    for case, most_wrong in ((network, 0.05), (shipped, 0.03)):
+        exact, int8 = (next(load_engine(case, 'openvino', 'cpu', kind).maps([picture])) for kind in ('float32', 'int8'))
+        a, b = (maps.descriptors.astype(np.float64) for maps in (exact, int8))
+        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        assert cosine.mean() > 1 - most_wrong
+        likely = exact.scores > 0.5 * exact.scores.max()
+        assert np.abs(int8.scores - exact.scores)[likely].mean() < 0.1 * exact.scores.max()
