@@ -1,217 +1,171 @@
-"""`evaluate`: the papers' metrics on homography pairs or Synthetic Shapes, any weights next to classical detectors."""
+"""`evaluate`: the papers' metrics under named protocols, any weights next to the detectors people use.
+
+    python -m superpoint_training.evaluate --pairs PAIRS --protocol kp2d-320 --detectors superpoint sift orb --out OUT
+    python -m superpoint_training.evaluate --sequence DIR --gaps 1 10 30 --out OUT
+    python -m superpoint_training.evaluate --recording BAG_OR_VIDEO --out OUT
+    python -m superpoint_training.evaluate --shapes 500 --detectors magicpoint.safetensors fast --out OUT
+    python -m superpoint_training.evaluate --compare before/results.json after/results.json --out OUT
+
+Inputs of the first three kinds may be given together. OUT gets results.json, results.md, index.html and summary.png.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from tqdm import tqdm
-
-from superpoint_ros.detector import Features
+from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
-from superpoint_training import metrics, shapes
-from superpoint_training.peers import Detect, make_detector
-from superpoint_training.photometric import PhotometricConfig, augment
-from superpoint_training.protocols import PROTOCOLS, Protocol
+from superpoint_training.evaluation import results as results_file
+from superpoint_training.evaluation.inputs import Request, read_inputs
+from superpoint_training.evaluation.pair_run import PairRun, prepare_pairs
+from superpoint_training.evaluation.pair_scores import evaluate_pair
+from superpoint_training.evaluation.pairs import find_pairs
+from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.evaluation.problems import listed
+from superpoint_training.evaluation.run import Outcome, Setup, evaluate, evaluate_shapes
+from superpoint_training.peers import PEERS, NamedDetector, make_detector
+from superpoint_training.protocols import PROTOCOLS, PoseProtocol, Protocol, changed
+from superpoint_training.report import compare, write_report
 
-HOMOGRAPHY_THRESHOLDS = (1, 3, 5)
-SHAPES_EPSILON = 4.0
-SHAPES_NOISE = PhotometricConfig(75, (0.3, 1.8), 15, 0.0035, (-0.5, 0.8), 7)
+__all__ = ['evaluate_pair', 'evaluate_pairs', 'main']
+
+ERROR, SKIPPED = 1, 3
+"""Exit statuses: nothing was measured; --strict, and some input was skipped."""
 
 
-def find_pairs(root: Path) -> list[tuple[str, Path, Path, np.ndarray]]:
-    """The pairs below a folder in HPatches' layout: `<scene>/1.*`, `k.*` and `H_1_k`; name, pictures, homography.
+def evaluate_pairs(
+    root: Path, protocol: Protocol, detectors: Mapping[str, NamedDetector], cache: Path | None = None, jobs: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Means and every usable pair, by detector; for use without a command line.
 
     Raises:
-        ValueError: there are none, or a homography is not nine numbers.
+        ValueError: there are no pairs.
     """
-    pairs = []
-    for path in sorted(root.glob('*/H_1_*')):
-        other = path.name.rsplit('_', 1)[1]
-        pictures = [next(iter(sorted(path.parent.glob(f'{k}.*'))), None) for k in ('1', other)]
-        if pictures[0] is None or pictures[1] is None:
-            raise ValueError(f"'{path}' has no pictures 1.* and {other}.* beside it")
-        numbers = path.read_text().split()
-        if len(numbers) != 9:
-            raise ValueError(f"'{path}' holds {len(numbers)} numbers, a homography has 9")
-        homography = np.array(numbers, float).reshape(3, 3)
-        pairs.append((f'{path.parent.name} 1-{other}', pictures[0], pictures[1], homography))
-    if not pairs:
-        raise ValueError(f"no homography pairs (<scene>/H_1_k) under '{root}'")
-    return pairs
-
-
-def nearest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`[N, 2]` rows (i, nearest j) by largest dot product; empty if either side is."""
-    if len(first) == 0 or len(second) == 0:
-        return np.zeros((0, 2), np.int64)
-    return np.stack([np.arange(len(first)), (first @ second.T).argmax(axis=1)], axis=1)
-
-
-def evaluate_pair(first: Features, second: Features, homography: np.ndarray, protocol: Protocol) -> dict[str, float]:
-    """All metrics of one pair under a protocol."""
-    shape = (protocol.height, protocol.width)
-    count, epsilon = protocol.keypoints, protocol.correct_distance
-    repeated, error = metrics.repeatability(first.keypoints, second.keypoints, homography, shape, count, epsilon)
-
-    a, b = first.descriptors[:count], second.descriptors[:count]
-    forward, backward = nearest(a, b), nearest(b, a)[:, ::-1]
-    if protocol.mutual_matching_score:
-        forward = backward = _mutual(forward, backward)
-    score = metrics.matching_score(
-        first.keypoints[:count], second.keypoints[:count], forward, backward, homography, shape, epsilon
-    )
-
-    shared_a = np.flatnonzero(metrics.visible_in_other(first.keypoints, homography, shape))[:count]
-    shared_b = np.flatnonzero(metrics.visible_in_other(second.keypoints, np.linalg.inv(homography), shape))[:count]
-    a, b = first.descriptors[shared_a], second.descriptors[shared_b]
-    mutual = _mutual(nearest(a, b), nearest(b, a)[:, ::-1])
-    corner_error = metrics.homography_error(
-        first.keypoints[shared_a[mutual[:, 0]]], second.keypoints[shared_b[mutual[:, 1]]],
-        homography, shape, protocol.ransac_threshold, protocol.ransac_iterations,
-    )  # fmt: skip
-    return {
-        'repeatability': repeated,
-        'localization_error': error,
-        'matching_score': score,
-        'corner_error': corner_error,
-    }
-
-
-def _mutual(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    agreed = set(map(tuple, forward.tolist())) & set(map(tuple, backward.tolist()))
-    return np.array(sorted(agreed), np.int64).reshape(-1, 2)
-
-
-def evaluate_pairs(root: Path, protocol: Protocol, detectors: dict[str, Detect]) -> dict[str, Any]:
-    """Every pair and the means, for every detector."""
-    per_pair: dict[str, dict[str, dict[str, float]]] = {name: {} for name in detectors}
-    cache: dict[tuple[str, Path], Features] = {}
-    for pair, *paths, homography in tqdm(find_pairs(root), desc=protocol.name, unit='pair'):
-        prepared = [protocol.prepare(_read(path)) for path in paths]
-        (_, to_first), (_, to_second) = prepared
-        mapped = to_second @ homography @ np.linalg.inv(to_first)
-        for name, detect in detectors.items():
-            for path, (picture, _) in zip(paths, prepared, strict=True):
-                if (name, path) not in cache:
-                    cache[name, path] = detect(picture)
-            per_pair[name][pair] = evaluate_pair(cache[name, paths[0]], cache[name, paths[1]], mapped, protocol)
-    return {name: _means(results) | {'per_pair': results} for name, results in per_pair.items()}
-
-
-def _read(path: Path) -> np.ndarray:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise ValueError(f"'{path}' is not a readable picture")
-    return np.asarray(picture, np.uint8)
-
-
-def _means(results: dict[str, dict[str, float]]) -> dict[str, Any]:
-    def values(key: str) -> np.ndarray:
-        return np.array([result[key] for result in results.values()])
-
-    corner_errors = values('corner_error')
-    return {
-        'pairs': len(results),
-        **{key: float(np.nanmean(values(key))) for key in ('repeatability', 'localization_error', 'matching_score')},
-        'homography_accuracy': {str(t): float((corner_errors <= t).mean()) for t in HOMOGRAPHY_THRESHOLDS},
-    }
-
-
-def evaluate_shapes(count: int, noisy: bool, detectors: dict[str, Detect], seed: int = 2_000_000) -> dict[str, Any]:
-    """Average precision at 4 px on held-out Synthetic Shapes (SuperPoint, table 2).
-
-    `mAP` is the mean over the primitives that have corners; `AP_all` pools all pictures, those without corners
-    (ellipses, noise) included, so that false alarms there count.
-    """
-    found: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray, int]]]] = {
-        name: {primitive: [] for primitive in shapes.PRIMITIVES} for name in detectors
-    }
-    for index in tqdm(range(count), desc='shapes', unit='picture'):
-        rng = np.random.default_rng([seed, index])
-        primitive = list(shapes.PRIMITIVES)[index % len(shapes.PRIMITIVES)]
-        picture, corners = shapes.render(rng, primitive=primitive)
-        picture = augment(rng, picture, SHAPES_NOISE) if noisy else picture
-        for name, detect in detectors.items():
-            features = detect(picture)
-            correct = metrics.match_detections(features.keypoints, corners, SHAPES_EPSILON)
-            found[name][primitive].append((features.scores, correct, len(corners)))
-    results: dict[str, Any] = {}
-    for name, by_primitive in found.items():
-        pooled = [entry for entries in by_primitive.values() for entry in entries]
-        precision = {primitive: _pooled_precision(entries) for primitive, entries in by_primitive.items()}
-        scored = {primitive: value for primitive, value in precision.items() if np.isfinite(value)}
-        mean = float(np.mean(list(scored.values())))
-        results[name] = {'pictures': count, 'mAP': mean, 'AP_all': _pooled_precision(pooled), 'AP': scored}
-    return results
-
-
-def _pooled_precision(entries: list[tuple[np.ndarray, np.ndarray, int]]) -> float:
-    scores, correct, positives = zip(*entries, strict=True)
-    return metrics.average_precision(np.concatenate(scores), np.concatenate(correct), sum(positives))
-
-
-def as_table(results: dict[str, Any]) -> str:
-    """The means as a Markdown table."""
-    first = next(iter(results.values()))
-    if 'mAP' in first:
-        rows = [f'| {name} | {r["mAP"]:.3f} | {r["AP_all"]:.3f} |' for name, r in results.items()]
-        return '\n'.join(['| detector | mAP | AP, all pictures |', '|---|---|---|', *rows])
-    rows = []
-    for name, r in results.items():
-        accuracy = ' / '.join(f'{r["homography_accuracy"][str(t)]:.2f}' for t in HOMOGRAPHY_THRESHOLDS)
-        rows.append(
-            f'| {name} | {r["repeatability"]:.3f} | {r["localization_error"]:.2f} | {accuracy} '
-            f'| {r["matching_score"]:.3f} |'
-        )
-    head = '| detector | repeatability | localisation error, px | homography accuracy 1/3/5 px | matching score |'
-    return '\n'.join([head, '|---|---|---|---|---|', *rows])
+    pairs, _ = prepare_pairs(find_pairs(root)[0], protocol, jobs)
+    predictions = {name: Predictions(detector, cache) for name, detector in detectors.items()}
+    return PairRun(pairs, protocol, predictions, jobs).results()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog='evaluate', description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--pairs', type=Path, help="folder of homography pairs in HPatches' layout")
-    source.add_argument('--shapes', type=int, metavar='N', help='evaluate on N held-out Synthetic Shapes')
-    parser.add_argument('--clean', action='store_true', help='shapes without noise')
+    parser = argparse.ArgumentParser(
+        prog='evaluate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    inputs = parser.add_argument_group('inputs')
+    inputs.add_argument('--pairs', type=Path, metavar='DIR', help="homography pairs in HPatches' layout")
+    inputs.add_argument(
+        '--sequence', type=Path, nargs='+', default=[], metavar='DIR',
+        help='frames with poses: TUM RGB-D or EuRoC as downloaded, or timestamps.txt, poses.txt, intrinsics.yaml',
+    )  # fmt: skip
+    inputs.add_argument('--gaps', type=int, nargs='+', default=[1, 10, 30], help="frames between a sequence's pairs")
+    inputs.add_argument('--intrinsics', type=Path, metavar='FILE', help="calibration in place of the sequences' own")
+    inputs.add_argument('--recording', type=Path, metavar='PATH', help='bag, video or pictures without ground truth')
+    inputs.add_argument('--topic', default='', help='of a bag; default: the one with the most images')
+    inputs.add_argument('--frames', type=int, default=300, help="of a recording's start; default: 300")
+    inputs.add_argument('--shapes', type=int, metavar='N', help='N held-out Synthetic Shapes, with noise')
+    inputs.add_argument('--clean', action='store_true', help='the shapes without noise')
+    inputs.add_argument('--compare', type=Path, nargs=2, metavar='RESULTS', help='two results.json, side by side')
+
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='kp2d-320')
-    parser.add_argument('--detectors', nargs='+', default=['superpoint', 'sift', 'orb'], help='weights or peers')
-    parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels')
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--out', required=True, type=Path, help='folder for results.json and results.md')
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        '--set', nargs='+', default=[], metavar='NAME=NUMBER', help='change the protocol, such as correct_distance=5'
+    )
+    parser.add_argument(
+        '--detectors', nargs='+', default=['superpoint', 'sift', 'orb'], metavar='NAME',
+        help=f'names or files of weights, or {", ".join(PEERS)}',
+    )  # fmt: skip
+    parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels; default: 4')
+    for name in ('device', 'engine', 'precision'):
+        parser.add_argument(f'--{name}', default='auto', help='of our networks, as the node takes it; default: auto')
+    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
+    parser.add_argument('--cache', type=Path, metavar='DIR', help='for predictions; default: OUT/predictions')
+    parser.add_argument('--strict', action='store_true', help=f'exit status {SKIPPED} if any input was skipped')
+    parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='for the results')
+    options = parser.parse_args(arguments)
+
+    measured = [options.pairs, options.sequence, options.recording]
+    if sum([any(measured), options.shapes is not None, options.compare is not None]) != 1:
+        parser.error('give --pairs, --sequence and --recording in any number, or --shapes, or --compare')
+    for name in ('jobs', 'frames', 'shapes'):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f'--{name} must be at least 1')
+    if min(options.gaps) < 1:
+        parser.error('--gaps are frames, at least 1')
+    return options
+
+
+def measure(options: argparse.Namespace, command: Sequence[str]) -> Outcome:
+    """What the options ask for; everything that is wrong with the inputs is said before it begins.
+
+    Raises:
+        ValueError: nothing of an input is usable, or an option makes no sense.
+    """
+    protocol, poses = changed(PROTOCOLS[options.protocol], options.set), PoseProtocol()
+    setup = Setup(protocol, poses, options.cache or options.out / 'predictions', options.jobs, command)
+    if options.shapes:
+        return evaluate_shapes(options.shapes, not options.clean, _detectors(options, border=0), setup)
+    request = Request(
+        options.pairs, options.sequence, sorted(set(options.gaps)), options.intrinsics,
+        options.recording, options.topic, options.frames,
+    )  # fmt: skip
+    inputs = read_inputs(request, protocol, poses, options.jobs)
+    if inputs.skipped:
+        print(listed(inputs.skipped), file=sys.stderr)
+    return evaluate(request, inputs, _detectors(options, border=4), setup)
+
+
+def _detectors(options: argparse.Namespace, border: int) -> list[NamedDetector]:
+    """border: of our networks; shapes have corners up to the picture's edge, where others have artefacts."""
+    return [
+        make_detector(
+            name, options.device, options.nms_radius, border, engine=options.engine, precision=options.precision
+        )
+        for name in dict.fromkeys(options.detectors)
+    ]
+
+
+def _compare(first: Path, second: Path, out: Path) -> None:
+    """Write and print two runs side by side.
+
+    Raises:
+        ValueError: a file is no results.json, or the runs do not compare.
+    """
+    runs: list[dict[str, Any]] = []
+    for path in (first, second):
+        try:
+            runs.append(json.loads(path.read_text()))
+            runs[-1]['detectors']
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
+    labels = (str(first), str(second))
+    comparison = compare(runs[0], runs[1], labels)
+    comparison.write(out)
+    print(comparison.text())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the results and print the table; exit status 1 for an error."""
+    """Write the results and print the table. Exit status 1 for an error, 3 for skipped input with --strict."""
     options = parse(arguments)
-    border = 0 if options.shapes else 4  # shapes have corners up to the edge
+    command = ['evaluate', *(sys.argv[1:] if arguments is None else arguments)]
     try:
-        detectors = {
-            name: make_detector(name, options.device, options.nms_radius, border) for name in options.detectors
-        }
-        if options.pairs:
-            protocol = options.protocol
-            results = evaluate_pairs(options.pairs, PROTOCOLS[protocol], detectors)
-        else:
-            protocol = 'synthetic-shapes' if options.clean else 'synthetic-shapes-noisy'
-            results = evaluate_shapes(options.shapes, not options.clean, detectors)
-    except (WeightsError, ValueError) as error:
+        if options.compare:
+            _compare(options.compare[0], options.compare[1], options.out)
+            return 0
+        outcome = measure(options, command)
+        options.out.mkdir(parents=True, exist_ok=True)
+        results_file.write(outcome.results, options.out / 'results.json')
+        write_report(outcome.results, options.out, outcome.draw)
+    except (WeightsError, EngineError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    table = as_table(results)
-    (options.out / 'results.json').write_text(json.dumps({'protocol': protocol, 'detectors': results}, indent=1))
-    (options.out / 'results.md').write_text(table + '\n')
-    print(table)
-    return 0
+        return ERROR
+    print((options.out / 'results.md').read_text())
+    return SKIPPED if options.strict and outcome.results['skipped'] else 0
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
 """The papers' metrics on keypoints and descriptors, as pure functions of arrays.
 
-Points are `[N, 2]` (x, y), best first; homographies map the first picture's pixels to the second's; `shape` is
+Points are `[N, 2]` (x, y) pixels, best first; homographies map the first picture's pixels to the second's; `shape` is
 (height, width) of both.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -50,7 +52,7 @@ def repeatability(
     return found / (len(first) + len(second)), error
 
 
-def matching_score(
+def nearest_matching_score(
     first: np.ndarray,
     second: np.ndarray,
     matches: np.ndarray,
@@ -81,6 +83,61 @@ def matching_score(
     return float(np.mean(scores))
 
 
+def right_matches(first: np.ndarray, second: np.ndarray, homography: np.ndarray, epsilon: float) -> np.ndarray:
+    """Which matches `[M, 2]`, `[M, 2]` end within `epsilon` pixels of where the homography maps their start."""
+    return np.asarray(np.linalg.norm(warp_points(first, homography) - second, axis=1) <= epsilon)
+
+
+def mutual_matching_score(right: np.ndarray, first_count: int, second_count: int) -> float:
+    """Right matches over the features proposed where both pictures look, both sides averaged (SuperPoint, appendix).
+
+    Args:
+        right: `[M]` bool, of mutual nearest neighbours.
+        first_count, second_count: features that each picture proposes in the region that both show.
+
+    Returns:
+        in [0, 1]; 0 for a side without features.
+    """
+    found = int(right.sum())
+    return (found / max(1, first_count) + found / max(1, second_count)) / 2
+
+
+def matching_accuracy(right: np.ndarray) -> float:
+    """Share of mutual nearest neighbours that are right (GoodPoint, section 4); 0 without a match."""
+    return float(right.mean()) if len(right) else 0.0
+
+
+def findable(first: np.ndarray, second: np.ndarray, homography: np.ndarray, epsilon: float) -> int:
+    """How many first points have any second one within `epsilon` pixels of where the homography maps them."""
+    if len(first) == 0 or len(second) == 0:
+        return 0
+    return int((distances(warp_points(first, homography), second).min(axis=1) <= epsilon).sum())
+
+
+def coverage(points: np.ndarray, shape: tuple[int, int], radius: float) -> float:
+    """Share of a picture's pixels within `radius` pixels of a point (GoodPoint, section 4).
+
+    Args:
+        points: `[M, 2]` the first picture's rightly matched keypoints.
+    """
+    height, width = shape
+    covered = np.zeros(shape, bool)
+    for x, y in points:
+        left, top = max(0, int(np.floor(x - radius))), max(0, int(np.floor(y - radius)))
+        columns = np.arange(left, min(width, int(np.ceil(x + radius)) + 1))
+        rows = np.arange(top, min(height, int(np.ceil(y + radius)) + 1))
+        near = (rows[:, None] - y) ** 2 + (columns[None] - x) ** 2 <= radius**2
+        covered[top : top + len(rows), left : left + len(columns)] |= near
+    return float(covered.mean())
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean; 0 as soon as one value is (GoodPoint, section 4, of repeatability, accuracy and coverage)."""
+    if any(value <= 0 for value in values):
+        return 0.0
+    return len(values) / sum(1 / value for value in values)
+
+
 def homography_error(
     first: np.ndarray,
     second: np.ndarray,
@@ -88,22 +145,25 @@ def homography_error(
     shape: tuple[int, int],
     threshold: float,
     iterations: int,
+    seed: int = 0,
 ) -> float:
     """Mean distance in pixels of the four corners under the RANSAC homography of matched points and the true one.
 
     Args:
         first, second: `[M, 2]` matched points.
         threshold: of RANSAC, pixels.
-        iterations: of RANSAC, at most; the random state is fixed.
+        iterations: of RANSAC, at most.
+        seed: OpenCV's RANSAC draws the same rows every time, whatever its random state; 0 leaves the matches in their
+            order, another seed shuffles them and so shows how much was luck.
 
     Returns:
         infinity if there are fewer than four matches or no model.
     """
     if len(first) < 4:
         return float('inf')
-    cv2.setRNGSeed(0)
+    rows = np.random.default_rng(seed).permutation(len(first)) if seed else np.arange(len(first))
     estimate, _ = cv2.findHomography(
-        first.astype(np.float64), second.astype(np.float64), cv2.RANSAC, threshold, maxIters=iterations
+        first[rows].astype(np.float64), second[rows].astype(np.float64), cv2.RANSAC, threshold, maxIters=iterations
     )
     if estimate is None:
         return float('inf')
@@ -128,21 +188,29 @@ def match_detections(detections: np.ndarray, truth: np.ndarray, epsilon: float) 
     return correct
 
 
-def average_precision(scores: np.ndarray, correct: np.ndarray, positives: int) -> float:
-    """Area under the precision-recall curve, precision made monotone (SuperPoint, appendix A).
+def precision_recall(scores: np.ndarray, correct: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall after each detection or match, best first, precision made monotone (SuperPoint, app. A).
 
     Args:
-        scores: `[N]` of all detections of a data set.
-        correct: `[N]` which of them are right.
-        positives: true points in the data set.
+        scores: `[N]`, larger is better.
+        correct: `[N]` bool.
+        positives: how many there are to find, at least 1.
 
     Returns:
-        in [0, 1]; NaN without positives.
+        precision `[N]`, the best at this recall or a larger one; recall `[N]`.
+    """
+    hits = np.cumsum(correct[np.argsort(-scores, kind='stable')])
+    precision = hits / np.arange(1, len(hits) + 1)
+    return np.maximum.accumulate(precision[::-1])[::-1], hits / positives
+
+
+def average_precision(scores: np.ndarray, correct: np.ndarray, positives: int) -> float:
+    """Area under the curve of `precision_recall`, in [0, 1]; NaN without positives (SuperPoint, appendix A).
+
+    Of corners on Synthetic Shapes; and, of each point's nearest neighbour ranked by similarity, the paper's
+    nearest-neighbour mAP.
     """
     if positives == 0:
         return float('nan')
-    ordered = correct[np.argsort(-scores, kind='stable')]
-    hits = np.cumsum(ordered)
-    precision = hits / np.arange(1, len(ordered) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((envelope * ordered).sum() / positives)
+    precision, recall = precision_recall(scores, correct, positives)
+    return float((precision * np.diff(recall, prepend=0)).sum())

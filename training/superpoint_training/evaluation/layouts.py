@@ -1,0 +1,97 @@
+"""Sequences with poses as people have them on disk: TUM RGB-D and EuRoC as downloaded, and a plain layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from superpoint_training.evaluation.cameras import read_camera, read_yaml, tum_camera
+from superpoint_training.evaluation.pictures import Pictures
+from superpoint_training.evaluation.sequences import PosedFrames
+from superpoint_training.evaluation.trajectories import nanoseconds, read_euroc, read_tum
+from superpoint_training.frames import PICTURES
+
+
+def open_sequence(root: Path, intrinsics: Path | None = None) -> PosedFrames:
+    """A folder in one of three layouts.
+
+    - `timestamps.txt`, `poses.txt` (lines as TUM's, camera to world), `intrinsics.yaml`, pictures in the folder or in
+      `frames.tar`;
+    - TUM RGB-D: `rgb.txt`, `groundtruth.txt`, `rgb/`; the camera by the folder's name (freiburg1, 2 or 3);
+    - EuRoC: `mav0/cam0/sensor.yaml`, `mav0/cam0/data.csv`, `mav0/cam0/data/`,
+      `mav0/state_groundtruth_estimate0/data.csv`.
+
+    Args:
+        intrinsics: a calibration file in place of the sequence's own; see `cameras.read_camera`.
+
+    Raises:
+        ValueError: it is none of these, or one of its files can't be read.
+    """
+    root = root.resolve()
+    body = root / 'mav0' if (root / 'mav0').is_dir() else root
+    try:
+        if (body / 'cam0' / 'data.csv').is_file():
+            return _euroc(root, body, intrinsics)
+        if (root / 'rgb.txt').is_file():
+            return _tum(root, intrinsics)
+        if (root / 'timestamps.txt').is_file():
+            return _plain(root, intrinsics)
+    except OSError as error:
+        raise ValueError(f"sequence '{root}': '{error.filename}' could not be read: {error.strerror}") from error
+    raise ValueError(
+        f"'{root}' is no sequence: it has neither timestamps.txt (with poses.txt, intrinsics.yaml) "
+        'nor rgb.txt (TUM RGB-D) nor mav0/cam0/data.csv (EuRoC)'
+    )
+
+
+def _plain(root: Path, intrinsics: Path | None) -> PosedFrames:
+    stamps, names = [], []
+    column, nano = 1, False
+    for line in (root / 'timestamps.txt').read_text().splitlines():
+        words = line.removeprefix('#').split()
+        if line.startswith('#') and 'timestamp_ns' in words:
+            column, nano = words.index('timestamp_ns'), True
+        if not words or line.startswith('#'):
+            continue
+        name = next((word for word in words if word.lower().endswith(PICTURES)), None)
+        if name is None:
+            raise ValueError(f"'{root / 'timestamps.txt'}': '{line}' names no picture")
+        stamps.append(int(words[column]) if nano else nanoseconds(words[column]))
+        names.append(name)
+    camera = read_camera(intrinsics or root / 'intrinsics.yaml')
+    truth = read_tum(root / 'poses.txt')
+    return PosedFrames.of(root.name, Pictures(root), names, np.array(stamps, np.int64), truth, camera)
+
+
+def _tum(root: Path, intrinsics: Path | None) -> PosedFrames:
+    rows = [line.split() for line in (root / 'rgb.txt').read_text().splitlines() if not line.startswith('#')]
+    rows = [row for row in rows if len(row) >= 2]
+    camera = read_camera(intrinsics) if intrinsics else tum_camera(root.name)
+    if camera is None:
+        raise ValueError(
+            f"the camera of '{root}' is not known: its name holds none of freiburg1, freiburg2, freiburg3; "
+            'give a calibration with --intrinsics'
+        )
+    stamps = np.array([nanoseconds(row[0]) for row in rows], np.int64)
+    truth = read_tum(root / 'groundtruth.txt')
+    return PosedFrames.of(root.name, Pictures(root), [row[1] for row in rows], stamps, truth, camera)
+
+
+def _euroc(root: Path, body: Path, intrinsics: Path | None) -> PosedFrames:
+    lines = (body / 'cam0' / 'data.csv').read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split(',')] for line in lines if line.strip() and not line.startswith('#')]
+    sensor = body / 'cam0' / 'sensor.yaml'
+    try:
+        body_to_camera = np.array(read_yaml(sensor)['T_BS']['data'], float).reshape(4, 4)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the calibration '{sensor}' lacks T_BS: data") from error
+    return PosedFrames.of(
+        root.parent.name if root.name == 'mav0' else root.name,
+        Pictures(body / 'cam0' / 'data'),
+        [row[1] for row in rows],
+        np.array([int(row[0]) for row in rows], np.int64),
+        read_euroc(body / 'state_groundtruth_estimate0' / 'data.csv'),
+        read_camera(intrinsics or sensor),
+        body_to_camera,
+    )
