@@ -20,6 +20,9 @@ RUNTIME = ('superpoint_ros', 'training/superpoint_training', 'launch')
 ROSDEP_KEY = {
     'cv2': 'python3-opencv',
     'hypothesis': 'python3-hypothesis',
+    'jinja2': 'python3-jinja2',
+    'markupsafe': 'python3-jinja2',
+    'matplotlib': 'python3-matplotlib',
     'numpy': 'python3-numpy',
     'pytest': 'python3-pytest',
     'rosbags': 'python3-rosbags-pip',
@@ -28,8 +31,9 @@ ROSDEP_KEY = {
     'yaml': 'python3-yaml',
     'safetensors': None,
     'openvino': None,
+    'playwright': None,
 }
-PYPI_NAME = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
+PYPI_NAME = {'cv2': 'opencv-python-headless', 'markupsafe': 'jinja2', 'yaml': 'pyyaml'}
 
 
 def imported(folders: Iterable[str]) -> set[str]:
@@ -42,7 +46,7 @@ def imported(folders: Iterable[str]) -> set[str]:
                     modules.update(alias.name.partition('.')[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     modules.add(node.module.partition('.')[0])
-    local = {path.stem for path in (ROOT / 'test').iterdir()}
+    local = {path.stem for path in (ROOT / 'test').rglob('*.py')}
     return modules - set(sys.stdlib_module_names) - {'superpoint_ros', 'superpoint_training'} - local
 
 

@@ -22,7 +22,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: Sequence[str] =
     """Read a YAML file into the dataclass `kind`.
 
     Args:
-        kind: a dataclass; fields may be dataclasses, tuples and numbers.
+        kind: a dataclass; fields may be dataclasses, tuples, dicts by name, numbers and strings.
         path: the file.
         overrides: `a.b=value` strings, applied last; the value is read as YAML.
 
@@ -74,6 +74,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f'{where}: expected a list, got {value!r}')
         return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f'{where}: expected a mapping, got {value!r}')
+        return {key: _convert(arguments[1], item, f'{where}: {key}') for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):

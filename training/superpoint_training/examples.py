@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from superpoint_ros.networks import STRIDE
 from superpoint_training import shapes
-from superpoint_training.frames import Frames
+from superpoint_training.distributed import World
 from superpoint_training.homographies import (
     HomographyConfig,
     inside,
@@ -22,7 +23,8 @@ from superpoint_training.homographies import (
     warp_image,
     warp_points,
 )
-from superpoint_training.labels import Labels
+from superpoint_training.interruptible import leave_interrupts_to_parent
+from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.photometric import PhotometricConfig, augment
 
 Example = dict[str, Tensor]
@@ -43,6 +45,22 @@ def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, w
 
 def _as_image(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture)[None]
+
+
+class DrawnPicture(NamedTuple):
+    """A picture `[H, W]` uint8, its keypoints `[N, 2]` (x, y), and whether it has texture to describe."""
+
+    picture: np.ndarray
+    keypoints: np.ndarray
+    described: bool
+
+
+class PairSource(Protocol):
+    """Where pictures of pairs come from."""
+
+    def draw(self, rng: np.random.Generator) -> DrawnPicture:
+        """A picture by lot."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,13 +93,60 @@ class ShapeExamples(Dataset[Example]):
         }
 
 
+class LabelledFrames:
+    """Frames with their keypoints, as a source of pairs.
+
+    Args:
+        frames: of any sizes; those without labels are left out.
+        labels: keypoints by the frames' names.
+
+    Raises:
+        ValueError: no frame has labels.
+    """
+
+    def __init__(self, frames: NamedFrames, labels: Labels) -> None:
+        self.frames, self.labels = frames, labels
+        self._labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
+        if not self._labelled:
+            raise ValueError('the labels name none of the frames: were they made from other frames?')
+
+    def __len__(self) -> int:
+        return len(self._labelled)
+
+    def __repr__(self) -> str:
+        return f'{len(self)} frames, {self.labels.density:.0f} labels a frame'
+
+    def draw(self, rng: np.random.Generator) -> DrawnPicture:
+        """A frame by lot."""
+        index = self._labelled[rng.integers(len(self))]
+        return DrawnPicture(self.frames[index], self.labels.by_name[self.frames.names[index]], True)
+
+
+@dataclass(frozen=True)
+class RenderedShapes:
+    """Synthetic Shapes as a source of pairs: sharp corners, for the detector alone.
+
+    Most of a picture of shapes has no texture to describe, so the descriptor learns nothing from it.
+
+    Attributes:
+        size: side of the square pictures, pixels.
+    """
+
+    size: int
+
+    def draw(self, rng: np.random.Generator) -> DrawnPicture:
+        """A picture that was never seen before."""
+        picture, corners = shapes.render(rng, self.size, self.size)
+        return DrawnPicture(picture, corners, False)
+
+
 @dataclass(frozen=True)
 class PairsConfig:
-    """How two views are cut out of a labelled frame.
+    """How two views are cut out of a frame.
 
     Attributes:
         size: side of the square crops, pixels.
-        first: the view that the first crop shows, relative to the frame.
+        first: the view that the first crop shows, relative to a square of that size somewhere in the frame.
         second: the second view, relative to the first.
         photometric: applied to each crop on its own.
         points: correspondences drawn a pair for the sparse descriptor loss.
@@ -89,7 +154,7 @@ class PairsConfig:
     """
 
     size: int = 160
-    first: HomographyConfig = field(default_factory=lambda: HomographyConfig((0.7, 1.3), np.pi / 12, 0.0, 0.2))
+    first: HomographyConfig = field(default_factory=lambda: HomographyConfig((0.7, 1.3), np.pi / 12, 0.0, 0.1))
     second: HomographyConfig = field(default_factory=HomographyConfig)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     points: int = 200
@@ -97,48 +162,55 @@ class PairsConfig:
 
 
 class PairExamples(Dataset[Example]):
-    """Two views of a labelled frame.
+    """Two views of a picture from one of several sources, drawn by weight.
 
     For each of the views `a` and `b`: `image_* [1, S, S]` uint8, `cells_*` int64 and `valid_*` bool `[S/8, S/8]`;
     and for the descriptor losses `points_a`, `points_b [N, 2]` float32 with `points_valid [N]` bool, and
-    `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b.
+    `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b, with `described`, a bool: whether the
+    picture is for the descriptor at all.
+
+    Args:
+        sources: each with its weight, which need not add up to 1.
+        config: how views are cut.
+        seed: of all examples.
     """
 
-    def __init__(self, frames: Frames, labels: Labels, config: PairsConfig, seed: int) -> None:
-        self.frames = frames
-        self.labels = labels
+    def __init__(self, sources: Sequence[tuple[PairSource, float]], config: PairsConfig, seed: int) -> None:
+        if not sources or min(weight for _, weight in sources) <= 0:
+            raise ValueError('pairs need at least one source, and every source a weight above 0')
+        self.sources = [source for source, _ in sources]
+        weights = np.array([weight for _, weight in sources])
+        self._shares = weights / weights.sum()
         self.config = config
         self.seed = seed
-        self.labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
-        if not self.labelled:
-            raise ValueError('the labels name none of the frames: were they made from other frames?')
 
     def __getitem__(self, index: int) -> Example:
         """Cut out example `index`."""
         rng = np.random.default_rng([self.seed, index])
         config, size = self.config, self.config.size
-        frame_index = self.labelled[rng.integers(len(self.labelled))]
-        frame = self.frames[frame_index]
-        keypoints = self.labels.by_name[self.frames.names[frame_index]]
-        height, width = frame.shape
-        crop = translation((size - width) / 2, (size - height) / 2)
-        to_a = crop @ sample_homography(rng, height, width, config.first)
+        drawn = self.sources[rng.choice(len(self.sources), p=self._shares)].draw(rng)
+        shape = drawn.picture.shape[0], drawn.picture.shape[1]
+        # A picture smaller than the crop is centred in it, with a black margin that does not count.
+        room = [max(n - size, 0) for n in shape]
+        top, left = (rng.uniform(0, r) if r else (n - size) / 2 for n, r in zip(shape, room, strict=True))
+        to_a = sample_homography(rng, size, size, config.first) @ translation(-left, -top)
         a_to_b = sample_homography(rng, size, size, config.second)
-        to_b = a_to_b @ to_a
 
         example: Example = {}
-        for name, view in (('a', to_a), ('b', to_b)):
-            picture = augment(rng, warp_image(frame, view, size, size), config.photometric)
-            seen = valid_mask((height, width), view, size, size, erosion=2)
+        for name, view in (('a', to_a), ('b', a_to_b @ to_a)):
+            picture = augment(rng, warp_image(drawn.picture, view, size, size), config.photometric)
+            seen = valid_mask(shape, view, size, size, erosion=2)
             blocks = seen.reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
-            targets = cell_targets(rng, warp_points(keypoints, view), size, size)
+            targets = cell_targets(rng, warp_points(drawn.keypoints, view), size, size)
             example[f'image_{name}'] = _as_image(picture)
             example[f'cells_{name}'] = torch.from_numpy(targets)
             example[f'valid_{name}'] = torch.from_numpy(blocks.all(axis=(1, 3)))
-        points = self._correspondences(rng, warp_points(keypoints, to_a), a_to_b)
+        points = self._correspondences(rng, warp_points(drawn.keypoints, to_a), a_to_b)
+        points['points_valid'] &= drawn.described
         example |= {name: torch.from_numpy(value) for name, value in points.items()}
         centres = (np.stack(np.meshgrid(*[np.arange(size // STRIDE)] * 2), axis=-1) + 0.5) * STRIDE - 0.5
         example['centres_in_b'] = torch.from_numpy(warp_points(centres.reshape(-1, 2), a_to_b)).float()
+        example['described'] = torch.tensor(drawn.described)
         return example
 
     def _correspondences(
@@ -166,10 +238,21 @@ class PairExamples(Dataset[Example]):
         }
 
 
-def batches(dataset: Dataset[Example], batch_size: int, start: int, stop: int, workers: int) -> Iterator[Example]:
-    """Batches number `start` to `stop - 1` of a data set of numbered examples, made by worker processes."""
-    numbers = range(start * batch_size, stop * batch_size)
+def batches(
+    dataset: Dataset[Example], batch_size: int, start: int, stop: int, workers: int, world: World
+) -> Iterator[Example]:
+    """This process's part of batches number `start` to `stop - 1` of numbered examples, made by worker processes.
+
+    Batch k is the examples `k * batch_size` and on, dealt out in runs of equal length, in the order of the ranks.
+    """
+    own = batch_size // world.size
+    firsts = [step * batch_size + world.rank * own for step in range(start, stop)]
     loader = DataLoader(
-        dataset, batch_size, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+        dataset,
+        batch_sampler=[list(range(first, first + own)) for first in firsts],
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_interrupts_to_parent,
+        pin_memory=world.device.type == 'cuda',
     )
     return iter(loader)

@@ -1,109 +1,46 @@
-"""Pseudo-labels by homographic adaptation (SuperPoint, section 5), and the file that holds them."""
+"""Pseudo-labels: the file that holds them, and the work of making them, alone or shared between processes."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch import nn
+from tqdm import tqdm
 
-from superpoint_ros.keypoints import KeypointSettings, select_keypoints
-from superpoint_ros.networks import STRIDE, SuperPoint, score_map
-from superpoint_training.homographies import HomographyConfig, sample_homography, valid_mask
+from superpoint_training.adaptation import Adaptation, LabelConfig, find_labels
+from superpoint_training.distributed import World
+from superpoint_training.files import write_whole
+from superpoint_training.interruptible import Interruptible
 
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """How frames are labelled.
-
-    Attributes:
-        views: N_h, the identity included.
-        homographies: what the other views look like.
-        erosion: pixels taken off each view's border, where the picture's own edge looks like a corner.
-        min_views: a pixel needs so many views to be judged.
-        threshold: smallest averaged probability of a label.
-        nms_radius: pixels.
-        max_keypoints: labels a frame.
-    """
-
-    views: int = 100
-    homographies: HomographyConfig = field(default_factory=HomographyConfig)
-    erosion: int = 3
-    min_views: int = 2
-    threshold: float = 0.015
-    nms_radius: int = 4
-    max_keypoints: int = 600
-
-    def __post_init__(self) -> None:
-        if self.views < 1 or self.min_views < 1:
-            raise ValueError('views and min_views must be at least 1')
+SAVE_SECONDS = 30
 
 
-@torch.inference_mode()
-def adapt(
-    network: SuperPoint, frame: np.ndarray, rng: np.random.Generator, config: LabelConfig, device: torch.device
-) -> np.ndarray:
-    """Average a detector over random views of one frame.
+class NamedFrames(Protocol):
+    """Pictures by index, `[H, W]` uint8 grey of any sizes, each with a name; see `Frames`."""
 
-    Each view's probabilities are warped back and summed; the sum is divided by the number of views that saw the
-    pixel, borders of `erosion` pixels not counted. The first view is the frame itself.
+    names: list[str]
 
-    Args:
-        frame: `[H, W]` uint8; cropped to multiples of 8 from the top left.
+    def __len__(self) -> int: ...
 
-    Returns:
-        `[H, W]` float32 of the cropped frame, 0 where fewer than `min_views` views saw the pixel.
-    """
-    height, width = (n // STRIDE * STRIDE for n in frame.shape)
-    frame = frame[:height, :width]
-    homographies = [np.eye(3)]
-    homographies += [sample_homography(rng, height, width, config.homographies) for _ in range(config.views - 1)]
-    views = np.stack([cv2.warpPerspective(frame, h, (width, height)) for h in homographies])
-    seen = np.stack([valid_mask((height, width), h, height, width, config.erosion) for h in homographies])
-    seen[0] = True
-    images = torch.from_numpy(views).to(device)[:, None].float() / 255
-    with torch.autocast(device.type, torch.bfloat16):
-        logits = network(images.contiguous(memory_format=torch.channels_last))[0]
-    masks = torch.from_numpy(seen).to(device).float()
-    probabilities = score_map(logits) * masks
-    grid = _grid(np.stack(homographies), height, width, device)
-    back = grid_sample(torch.stack([probabilities, masks], dim=1), grid, align_corners=False)
-    total, count = back.sum(dim=0)
-    averaged = torch.where(count >= min(config.min_views, config.views), total / count.clamp(min=1), 0)
-    return averaged.cpu().numpy()
-
-
-def _grid(homographies: np.ndarray, height: int, width: int, device: torch.device) -> Tensor:
-    """`[V, H, W, 2]` normalised positions in each view of the frame's pixels."""
-    matrices = torch.from_numpy(homographies).float().to(device)
-    y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing='ij')
-    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).float().reshape(1, -1, 3)
-    mapped = pixels @ matrices.transpose(1, 2)
-    # A pixel at or behind a view's horizon is sent outside, where the sample is 0.
-    positions = torch.where(mapped[..., 2:] > 1e-6, mapped[..., :2] / mapped[..., 2:], torch.inf)
-    size = torch.tensor([width, height], device=device)
-    normalised = ((positions + 0.5) / size * 2 - 1).clamp(-4, 4)
-    return normalised.reshape(len(homographies), height, width, 2)
-
-
-def find_labels(heat: np.ndarray, config: LabelConfig) -> np.ndarray:
-    """Keypoints `[N, 2]` (x, y) of an averaged score map, best first, on whole pixels."""
-    settings = KeypointSettings(
-        max_keypoints=config.max_keypoints,
-        detection_threshold=config.threshold,
-        nms_radius=config.nms_radius,
-        subpixel=False,
-    )
-    return select_keypoints(heat, settings)[0]
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 class Labels:
-    """Keypoints by frame name, in one `.npz`."""
+    """Keypoints by frame name, in one `.npz`.
+
+    Attributes:
+        by_name: `[N, 2]` float32 (x, y), best first; whole pixels.
+        about: how they were made.
+    """
 
     def __init__(self, by_name: dict[str, np.ndarray], about: dict[str, object]) -> None:
         self.by_name = by_name
@@ -118,16 +55,19 @@ class Labels:
         return float(np.mean([len(points) for points in self.by_name.values()])) if self.by_name else 0.0
 
     def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all."""
-        path = Path(path)
-        lengths = np.array([len(points) for points in self.by_name.values()])
-        keypoints = np.concatenate([np.zeros((0, 2), np.float32), *self.by_name.values()]).astype(np.float16)
-        partial = path.with_name(path.stem + '.partial.npz')
+        """Write the file, whole or not at all.
+
+        Raises:
+            TrainingError: the disk is full, say.
+        """
+        lengths = np.array([len(points) for points in self.by_name.values()], np.int64)
+        keypoints = np.concatenate([np.zeros((0, 2)), *self.by_name.values()]).round().astype(np.uint16)
+        content = io.BytesIO()
         np.savez_compressed(
-            partial, names=np.array(list(self.by_name)), lengths=lengths, keypoints=keypoints,
+            content, names=np.array(list(self.by_name), np.str_), lengths=lengths, keypoints=keypoints,
             about=np.array(json.dumps(self.about)),
         )  # fmt: skip
-        partial.replace(path)
+        write_whole(Path(path), content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Labels:
@@ -138,9 +78,107 @@ class Labels:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                ends = np.cumsum(file['lengths'])
-                parts = np.split(file['keypoints'].astype(np.float32), ends[:-1])
+                parts = np.split(file['keypoints'].astype(np.float32), np.cumsum(file['lengths']))
                 names = [str(name) for name in file['names']]
-                return cls(dict(zip(names, parts, strict=True)), json.loads(str(file['about'])))
-        except (OSError, KeyError, ValueError) as error:
+                return cls(dict(zip(names, parts[:-1], strict=True)), json.loads(str(file['about'])))
+        except (OSError, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"'{path}' is not a labels file: {error}") from error
+
+
+def label_frames(
+    network: nn.Module,
+    frames: NamedFrames,
+    config: LabelConfig,
+    out: Path,
+    *,
+    world: World,
+    seed: int = 0,
+    minutes: float | None = None,
+    describe: str = 'labelling',
+) -> tuple[Labels, bool]:
+    """Label what is not labelled yet, until all is done, the minutes are over or a signal comes.
+
+    The labels of a frame are a function of the network, the configuration, the seed and the frame's number, however
+    many processes share the work and however often it was stopped. Every process keeps what it made in a file beside
+    `out`, at least every `SAVE_SECONDS`; rank 0 merges them at the end, and at the beginning those of a run that was
+    killed. On several machines `out` must be in a folder that all of them see.
+
+    Args:
+        network: the detector, in eval mode; moved to the world's device.
+        frames: to be labelled.
+        config: views, scales, threshold.
+        out: labels file (`.npz`), which is continued if it exists.
+        world: this process and those that share the work.
+        seed: of the random views; another one for another round.
+        minutes: stop after so many.
+        describe: title of the progress bar.
+
+    Returns:
+        the labels of all frames that have some yet, the same in all processes; and whether these are all frames.
+
+    Raises:
+        TrainingError: memory, disk or another process failed.
+        ValueError: the file was begun with another configuration, network or seed.
+    """
+    network = network.to(world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    about = _as_stored({'config': asdict(config), 'network': _digest(network), 'seed': seed})
+    done = world.from_first(set(_merged(out, about, frames.names).by_name) if world.first else set())
+    todo = [index for index, name in enumerate(frames.names) if name not in done][world.rank :: world.size]
+    own, own_file = Labels({}, about), _part(out, world.rank)
+    adaptation = Adaptation(network, config, world.device)
+    began = saved_at = time.monotonic()
+    with (
+        Interruptible() as interrupted,
+        tqdm(total=len(todo), desc=describe, unit='frame', mininterval=2, disable=not world.first) as progress,
+    ):
+        for index in todo:
+            scores = adaptation.scores(frames[index], np.random.default_rng([seed, index]))
+            own.by_name[frames.names[index]] = find_labels(scores, config)
+            progress.update()
+            now = time.monotonic()
+            if now - saved_at > SAVE_SECONDS:
+                own.save(own_file)
+                saved_at = now
+            if interrupted() or (minutes is not None and now - began > 60 * minutes):
+                break
+    own.save(own_file)
+    world.wait()
+    labels = world.from_first(_merged(out, about, frames.names) if world.first else own)
+    return labels, all(name in labels.by_name for name in frames.names)
+
+
+def _part(out: Path, rank: int | str) -> Path:
+    return out.with_name(f'{out.stem}.rank{rank}.npz')
+
+
+def _merged(out: Path, about: dict[str, object], names: Sequence[str]) -> Labels:
+    """One file out of the labels file and all parts beside it, in the order of the names."""
+    found: dict[str, np.ndarray] = {}
+    parts = sorted(out.parent.glob(_part(out, '*').name))
+    for path in [out, *parts] if out.exists() else parts:
+        labels = Labels.load(path)
+        if any(labels.about.get(key) != value for key, value in about.items()):
+            raise ValueError(
+                f"'{path}' was begun with another configuration, network or seed: remove it or write elsewhere"
+            )
+        found |= labels.by_name
+    ordered = {name: found[name] for name in names if name in found} | found
+    labels = Labels(ordered, about)
+    labels.save(out)
+    for path in parts:
+        path.unlink()
+    return labels
+
+
+def _digest(network: nn.Module) -> str:
+    """A fingerprint of a network's values."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _as_stored(value: dict[str, object]) -> dict[str, object]:
+    """As JSON gives it back: tuples become lists."""
+    stored: dict[str, object] = json.loads(json.dumps(value))
+    return stored

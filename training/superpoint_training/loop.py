@@ -1,23 +1,30 @@
-"""The training loop: steps, schedule, checkpoints, progress. It knows neither data nor losses."""
+"""The training loop: steps, schedule, averaged weights, validation, checkpoints. It knows neither data nor losses."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.nn.modules.batchnorm import _BatchNorm
 
-Batch = dict[str, Tensor]
-Losses = dict[str, Tensor]
+from superpoint_training.accumulation import Accumulator, Batch, ComputeLosses
+from superpoint_training.averaging import Average
+from superpoint_training.checkpoints import CheckpointFile
+from superpoint_training.distributed import World
+from superpoint_training.failures import TrainingError, device_lost, first_line
+from superpoint_training.interruptible import Interruptible
+from superpoint_training.journal import Curves, Journal
 
 MOST_BAD_STEPS = 100
-"""Steps in a row without a finite loss that end a run."""
+"""Steps in a row without a finite gradient that end a run."""
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -26,36 +33,70 @@ class LoopConfig:
 
     Attributes:
         steps: of the whole schedule.
-        batch_size: examples a step.
+        batch_size: examples a step, over all processes.
+        micro_batch: examples that go through the network at once, and over which BatchNorm takes its statistics;
+            smaller ones need less memory, larger ones keep a GPU busier.
         learning_rate: at its peak, for AdamW.
         warm_up: steps of linear rise; then a cosine to zero.
         weight_decay: of AdamW.
         gradient_norm: longest gradient; longer ones are scaled down.
+        average: decay a step of the running average of the weights, which is what a training gives.
+        freeze_norm: normalise by BatchNorm's running statistics and leave them as they are.
+        validate_every: steps between two validations; 0 for none.
+        watch: the validated figure, higher being better, by which the best weights are kept; '' keeps the last.
+        patience: validations in a row without a new best that end the run; 0 for never.
         workers: processes that make examples; 0 makes them in the training process.
         checkpoint_seconds: between two checkpoints.
+        record_every: steps between two points of the losses' curves.
     """
 
     steps: int = 20000
     batch_size: int = 16
+    micro_batch: int = 8
     learning_rate: float = 1e-3
     warm_up: int = 200
     weight_decay: float = 1e-4
     gradient_norm: float = 5.0
+    average: float = 0.998
+    freeze_norm: bool = False
+    validate_every: int = 0
+    watch: str = ''
+    patience: int = 0
     workers: int = 1
-    checkpoint_seconds: float = 60
+    checkpoint_seconds: float = 30
+    record_every: int = 20
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError('steps and batch_size must be at least 1')
+        if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
+            raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
+        if not 0 <= self.average < 1:
+            raise ValueError(f'average must be at least 0 and below 1, got {self.average}')
+        if self.patience and not (self.watch and self.validate_every):
+            raise ValueError('patience needs watch, the figure to wait for, and validate_every')
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a training got: steps done in all, seconds trained in all, and the losses' running means."""
+    """What a training came to.
 
+    Attributes:
+        network: the averaged weights, in eval mode: those with the best watched figure, or the latest.
+        step: that they are of.
+        figures: that they reached in validation; empty when they were not validated.
+        steps: done in all.
+        seconds: trained in all.
+        losses: their running means.
+        curves: points (step, value) by name: `loss/...`, `learning_rate`, `validation/...`.
+        finished: whether the schedule is over, or patience; else the run waits to be called again.
+    """
+
+    network: nn.Module
+    step: int
+    figures: dict[str, float]
     steps: int
     seconds: float
     losses: dict[str, float]
+    curves: Curves
     finished: bool
 
 
@@ -70,134 +111,173 @@ def learning_rate(step: int, config: LoopConfig) -> float:
 class _Run:
     """A training in progress: all that a checkpoint holds, and one step of it."""
 
-    def __init__(self, network: nn.Module, config: LoopConfig, device: torch.device, settings: str) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.config, self.device, self.settings = config, device, settings
+    def __init__(self, network: nn.Module, config: LoopConfig, world: World, settings: str) -> None:
+        self.network = network.to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        for module in network.modules() if config.freeze_norm else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        self.config, self.world, self.settings = config, world, settings
+        self.average = Average(network, config.average)
+        self.accumulator = Accumulator(network, config.micro_batch, world)
         self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        self.step, self.seconds, self.means = 0, 0.0, dict[str, float]()
-        self._bad_in_a_row = 0
+        self.step, self.seconds, self.bad_in_a_row = 0, 0.0, 0
+        self.means: dict[str, float] = {}
+        self.curves: Curves = {}
+        self.best: dict[str, Any] = {}
+        self.since_best = 0
 
-    def load(self, path: Path) -> None:
-        saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved['settings'] != self.settings:
-            raise ValueError(f"'{path}' is from a run with other settings: remove it to begin anew, or restore them")
-        self.network.load_state_dict(saved['network'])
-        self.optimizer.load_state_dict(saved['optimizer'])
-        self.step, self.seconds, self.means = saved['step'], saved['seconds'], saved['losses']
+    @property
+    def finished(self) -> bool:
+        out_of_patience = self.config.patience and self.since_best >= self.config.patience
+        return bool(out_of_patience) or self.step >= self.config.steps
 
-    def save(self, path: Path) -> None:
-        state = {
-            'network': self.network.state_dict(), 'optimizer': self.optimizer.state_dict(), 'step': self.step,
-            'seconds': self.seconds, 'losses': self.means, 'settings': self.settings,
+    def state(self) -> dict[str, Any]:
+        return {
+            'settings': self.settings, 'network': self.network.state_dict(),
+            'average': self.average.network.state_dict(), 'optimizer': self.optimizer.state_dict(),
+            'micro_batch': self.accumulator.micro_batch, 'step': self.step, 'seconds': self.seconds,
+            'bad_in_a_row': self.bad_in_a_row, 'means': self.means, 'curves': self.curves, 'best': self.best,
+            'since_best': self.since_best,
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.partial')
-        torch.save(state, partial)
-        partial.replace(path)
 
-    def take_step(self, batch: Batch, compute_losses: Callable[[nn.Module, Batch], Losses]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.network.load_state_dict(saved['network'])
+        self.average.network.load_state_dict(saved['average'])
+        self.optimizer.load_state_dict(saved['optimizer'])
+        self.accumulator.micro_batch = min(saved['micro_batch'], self.config.micro_batch)
+        for name in ('step', 'seconds', 'bad_in_a_row', 'means', 'curves', 'best', 'since_best'):
+            setattr(self, name, saved[name])
+
+    def take_step(self, batch: Batch, compute_losses: ComputeLosses, stop: bool) -> bool:
+        """Train on this process's part of a batch; true when any process wants to stop."""
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.step, self.config)
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16):
-            losses = compute_losses(self.network, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        own = self.config.batch_size // self.world.size
+        seed = self.step * self.config.batch_size + self.world.rank * own
+        losses = self.accumulator.run(batch, compute_losses, seed)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        votes = torch.tensor([float(stop)], device=self.world.device)
+        self.world.sum([*gradients, *self.accumulator.statistics, *losses.values(), votes])
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
+        self._update(norm, losses)
+        return bool(votes > 0)
+
+    def _update(self, norm: Tensor, losses: dict[str, Tensor]) -> None:
         self.step += 1
-        if not bool(torch.isfinite(losses['total'])):
-            self._bad_in_a_row += 1
-            if self._bad_in_a_row == MOST_BAD_STEPS:
+        length, *values = torch.stack([norm, *losses.values()]).tolist()  # a GPU is waited for once a step
+        if not (math.isfinite(length) and all(map(math.isfinite, values))):
+            self.accumulator.undo_statistics()
+            self.bad_in_a_row += 1
+            if self.bad_in_a_row == MOST_BAD_STEPS:
                 raise FloatingPointError(
-                    f'the loss was not finite {MOST_BAD_STEPS} steps in a row, up to step {self.step}'
+                    f'the loss or its gradient was not finite {MOST_BAD_STEPS} steps in a row, up to step {self.step}: '
+                    'lower the learning rate'
                 )
             return
-        self._bad_in_a_row = 0
-        losses['total'].backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
+        self.bad_in_a_row = 0
         self.optimizer.step()
-        for name, loss in losses.items():
-            value = float(loss.detach())
+        self.average.update(self.step)
+        for name, value in zip(losses, values, strict=True):
             self.means[name] = self.means.get(name, value) * 0.99 + value * 0.01
+
+    def validate(self, validate: Validate) -> dict[str, float]:
+        """Figures of the averaged weights, which are kept if they are the best so far."""
+        watch = self.config.watch
+        figures = dict(self.world.from_first(validate(self.average.network) if self.world.first else {}))
+        if watch and watch not in figures:
+            raise ValueError(f"watch names '{watch}', but validation gives {', '.join(figures) or 'nothing'}")
+        if watch and self.best and not figures[watch] > self.best['figures'][watch]:
+            self.since_best += 1
+        else:
+            network = {name: tensor.clone() for name, tensor in self.average.network.state_dict().items()}
+            self.best = {'step': self.step, 'figures': figures, 'network': network}
+            self.since_best = 0
+        return figures
+
+    def outcome(self) -> Outcome:
+        network, step, figures = self.average.network, self.step, {}
+        if self.best and (self.config.watch or self.best['step'] == step):
+            network.load_state_dict(self.best['network'])
+            step, figures = self.best['step'], self.best['figures']
+        return Outcome(network, step, figures, self.step, self.seconds, self.means, self.curves, self.finished)
 
 
 def train(
     network: nn.Module,
     make_batches: Callable[[int, int], Iterator[Batch]],
-    compute_losses: Callable[[nn.Module, Batch], Losses],
+    compute_losses: ComputeLosses,
     config: LoopConfig,
     checkpoint: Path,
     *,
-    device: torch.device,
+    world: World,
     settings: str = '',
+    validate: Validate | None = None,
     minutes: float | None = None,
+    logs: Path | None = None,
     describe: str = 'training',
 ) -> Outcome:
     """Train until the schedule ends, the minutes are over or a signal comes; go on from the checkpoint if it exists.
 
-    Forward passes run in bfloat16 autocast. A step whose loss is not finite is left out, and `MOST_BAD_STEPS` in a
-    row end the run.
+    A run that goes on ends with the weights of one that was never stopped, bitwise on a CPU with the same number of
+    threads. Forward passes run in bfloat16 autocast. A step whose loss or gradient is not finite is left out, and
+    `MOST_BAD_STEPS` in a row end the run. When memory does not suffice the micro-batch is halved: the batch stays,
+    and so does its gradient, but for BatchNorm, whose statistics are then over fewer examples (see `Accumulator`).
+    With `freeze_norm` nothing changes but rounding.
 
     Args:
-        network: trained in place; moved to `device`.
-        make_batches: batches from step to step, a function of the step number alone so that runs resume.
-        compute_losses: named losses of a batch, with the sum to minimise under `total`.
+        network: trained in place; moved to the world's device. The result is the outcome's network, not this one.
+        make_batches: this process's parts of the batches from step to step, a function of the step number alone so
+            that runs resume; see `examples.batches`.
+        compute_losses: named losses of some examples, each a mean over them, the one to minimise under `total`.
         config: the schedule; a run may go on under another one.
-        checkpoint: file that holds all that is needed to go on; written every `checkpoint_seconds` and at the end.
-        device: where to train.
+        checkpoint: file that holds all that is needed to go on; rank 0 reads and writes it.
+        world: this process and those that train with it.
         settings: whatever else must be the same for a run to go on.
+        validate: figures of a network in eval mode; called by rank 0 before the first step, every
+            `validate_every` steps and after the last.
         minutes: stop after so many, leaving a checkpoint.
+        logs: folder for TensorBoard's files.
         describe: title of the progress bar.
 
     Raises:
         FloatingPointError: the losses stopped being finite.
-        ValueError: the checkpoint is from a run with other settings.
+        TrainingError: memory, disk, GPU or another process failed; the last checkpoint is intact.
+        ValueError: the checkpoint is from a run with other settings, or the batch cannot be dealt out evenly.
     """
-    run = _Run(network, config, device, settings)
-    if checkpoint.exists():
-        run.load(checkpoint)
-    began = lap = saved_at = time.monotonic()
+    if config.batch_size % world.size:
+        raise ValueError(f'batch_size {config.batch_size} is not a multiple of the {world.size} processes')
+    run = _Run(network, config, world, settings)
+    file = CheckpointFile(checkpoint, config.checkpoint_seconds, run.state, world)
+    run.restore(file.open(settings))
+    began = lap = time.monotonic()
     with (
         Interruptible() as interrupted,
-        tqdm(total=config.steps, initial=run.step, desc=describe, unit='step', mininterval=2) as progress,
+        Journal(run.curves, config.steps, run.step, describe, logs, world.first) as journal,
     ):
-        for batch in make_batches(run.step, config.steps) if run.step < config.steps else ():
-            run.take_step(batch, compute_losses)
-            progress.update()
-            progress.set_postfix({name: f'{mean:.3f}' for name, mean in run.means.items()}, refresh=False)
-            now = time.monotonic()
-            run.seconds, lap = run.seconds + now - lap, now
-            if now - saved_at > config.checkpoint_seconds:
-                run.save(checkpoint)
-                saved_at = now
-            if interrupted() or (minutes is not None and now - began > 60 * minutes):
-                break
-    run.save(checkpoint)
-    return Outcome(run.step, run.seconds, run.means, run.step >= config.steps)
-
-
-class Interruptible:
-    """Within it, the first SIGINT or SIGTERM is noted rather than raised, so that a step is never cut in two."""
-
-    def __enter__(self) -> Callable[[], bool]:
-        self.noted = False
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: self.noted
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        self.noted = True
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `auto`, `cpu`, `cuda` or `cuda:1`; `auto` takes a GPU where there is one.
-
-    Raises:
-        ValueError: CUDA was asked for and is not there.
-    """
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    if name.startswith('cuda') and not torch.cuda.is_available():
-        raise ValueError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU here; use device=cpu or auto")
-    return torch.device(name)
+        if validate and config.validate_every and not run.best:
+            journal.add('validation/', 0, run.validate(validate))
+        stopped = False
+        try:
+            for batch in make_batches(run.step, config.steps) if not run.finished else ():
+                over = minutes is not None and time.monotonic() - began > 60 * minutes
+                stopped = run.take_step(batch, compute_losses, interrupted() or over)
+                journal.advance(run.means)
+                if run.step % config.record_every == 0:
+                    journal.add('loss/', run.step, run.means)
+                    journal.add('', run.step, {'learning_rate': learning_rate(run.step - 1, config)})
+                if validate and config.validate_every and (run.step % config.validate_every == 0 or run.finished):
+                    file.save()  # validation may take its time
+                    journal.add('validation/', run.step, run.validate(validate))
+                now = time.monotonic()
+                run.seconds, lap = run.seconds + now - lap, now
+                file.save_if_due()
+                if stopped or run.finished:
+                    break
+        except RuntimeError as error:
+            if not device_lost(error):
+                raise
+            raise TrainingError(
+                f"the GPU failed ({first_line(error)}); '{checkpoint}' of step {file.step} is whole, run again to go on"
+            ) from error
+    file.save()
+    return run.outcome()

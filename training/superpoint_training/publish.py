@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, load_network, resolve_weights, save_network
-from superpoint_training.evaluate import as_table
+from superpoint_training.report import summary_tables
 
 CARD = """# {name}
 
@@ -46,7 +46,8 @@ beyond 45 degrees were not trained and match poorly.
 def evaluation_section(results: dict[str, Any], weights: Path, name: str) -> str:
     """One evaluation as a heading and a table, the weights under their shipped name."""
     rows = {name if Path(key).name == weights.name else key: value for key, value in results['detectors'].items()}
-    return f'## Figures, `{results["protocol"]}`\n\n{as_table(rows)}\n'
+    tables = '\n\n'.join(table.markdown() for table in summary_tables(results | {'detectors': rows}))
+    return f'## Figures, `{results["protocol"]}`\n\n{tables}\n'
 
 
 def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> Path:

@@ -25,7 +25,7 @@ class Stage:
 
     Attributes:
         output: file in the runs folder; also names the stage.
-        command: `magicpoint`, `joint` or `label`.
+        command: `magicpoint`, `superpoint` or `label`.
         config: file in the configuration folder.
         uses: option to file in the runs folder, of stages before.
         options: further words of the command line.
@@ -42,15 +42,15 @@ ROUTE = (
     Stage('magicpoint.safetensors', 'magicpoint', 'magicpoint.yaml', {}),
     Stage('labels_1.npz', 'label', 'labels.yaml', {'weights': 'magicpoint.safetensors'}, ('--limit', '2500')),
     Stage(
-        'teacher.safetensors', 'joint', 'teacher.yaml',
-        {'labels': 'labels_1.npz', 'start': 'magicpoint.safetensors'},
+        'teacher.safetensors', 'superpoint', 'teacher.yaml',
+        {'labels': 'labels_1.npz', 'from': 'magicpoint.safetensors'},
     ),
     Stage(
         'labels_2.npz', 'label', 'labels.yaml',
         {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10'),
     ),
-    Stage('superpoint.safetensors', 'joint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
-    Stage('superpoint_small.safetensors', 'joint', 'superpoint_small.yaml', {'labels': 'labels_2.npz'}),
+    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
+    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_2.npz'}),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, and the two networks."""
 

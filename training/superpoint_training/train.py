@@ -1,119 +1,156 @@
-"""`train`: one stage of SuperPoint's training, resumable; MagicPoint on shapes, or jointly on labelled frames."""
+"""`train`: one training of a network, resumable; MagicPoint on shapes, or a recipe on labelled frames."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from superpoint_ros.networks import SuperPoint, SuperPointConfig, WeightsError, load_network, save_network
+from superpoint_ros.networks import SuperPoint, WeightsError, load_network, save_network
 from superpoint_training.allocator import keep_freed_memory
-from superpoint_training.config import ConfigError, load_config
-from superpoint_training.examples import PairExamples, ShapeExamples, batches
+from superpoint_training.config import load_config
+from superpoint_training.distributed import World, join_world
+from superpoint_training.examples import LabelledFrames, batches
+from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels
-from superpoint_training.loop import LoopConfig, Outcome, pick_device, train
+from superpoint_training.loop import LoopConfig, Outcome, Validate, train
+from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
-from superpoint_training.recipes.superpoint import (
-    JointConfig,
-    MagicPointConfig,
-    joint_losses,
-    magicpoint_losses,
-)
+
+
+def train_recipe(
+    recipe: Recipe,
+    network: nn.Module,
+    sources: Mapping[str, LabelledFrames],
+    config: Any,
+    checkpoint: Path,
+    *,
+    world: World,
+    validate: Validate | None = None,
+    minutes: float | None = None,
+    logs: Path | None = None,
+    describe: str = 'training',
+) -> Outcome:
+    """Train a network by a recipe, from the weights that it has; fresh or shipped makes no difference.
+
+    Args:
+        recipe: of `RECIPES`.
+        network: trained in place; the result is the outcome's network.
+        sources: labelled frames by the names that the configuration's mix knows.
+        config: of the recipe's kind; `config/training/fine_tune.yaml` is for shipped weights and a robot's frames.
+        checkpoint, world, validate, minutes, logs, describe: see `loop.train`, also for what is raised.
+    """
+    examples = recipe.make_examples(config, sources)
+    return train(
+        network,
+        lambda first, last: batches(examples, config.loop.batch_size, first, last, config.loop.workers, world),
+        recipe.make_losses(config),
+        config.loop,
+        checkpoint,
+        world=world,
+        settings=f'{replace(config, loop=LoopConfig())!r} on {dict(sources)!r}',
+        validate=validate,
+        minutes=minutes,
+        logs=logs,
+        describe=describe,
+    )
+
+
+def start_from(network: nn.Module, weights: str) -> str:
+    """Give a network the values of stored weights wherever name and shape agree; says how many did."""
+    own = network.state_dict()
+    given = load_network(weights, fold=False).state_dict()
+    fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
+    network.load_state_dict(own | fitting)
+    return f'{len(fitting)} of {len(own)} tensors start from {weights}'
+
+
+def describe_run(outcome: Outcome, config: Any, world: World) -> dict[str, str]:
+    """What to keep with the weights of a run: schedule, hardware, seed and losses."""
+    device = world.device
+    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU {platform.machine()}'
+    return {
+        'schedule': f'{outcome.steps} steps of {config.loop.batch_size}, {outcome.seconds / 60:.0f} minutes',
+        'hardware': hardware if world.size == 1 else f'{world.size} x {hardware}',
+        'seed': str(config.seed),
+        'losses': ', '.join(f'{name} {value:.4f}' for name, value in outcome.losses.items()),
+    }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog='train', description=__doc__)
-    parser.add_argument('stage', choices=('magicpoint', 'joint'))
+    parser.add_argument('recipe', choices=('magicpoint', *RECIPES))
     parser.add_argument('--config', required=True, help='YAML file, see config/training')
     parser.add_argument('--out', required=True, type=Path, help='weights to write (.safetensors)')
-    parser.add_argument('--frames', help='joint: folder or tar of pictures')
-    parser.add_argument('--labels', help='joint: labels of these frames, made by `label`')
-    parser.add_argument('--start', help='weights to begin with, where the shapes agree; else fresh ones')
+    parser.add_argument('--frames', help='folder or tar of pictures; magicpoint draws its own')
+    parser.add_argument('--labels', help='labels of these frames, made by `label`')
+    # Not --start nor --logs: torchrun would take them for beginnings of options of its own.
+    parser.add_argument('--from', dest='start', metavar='WEIGHTS', help='to begin with, where shapes agree; else fresh')
     parser.add_argument('--minutes', type=float, help='stop after so many, to be called again')
+    parser.add_argument('--tensorboard', dest='logs', metavar='DIR', type=Path, help="folder for TensorBoard's files")
     parser.add_argument('--device', default='auto')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
     options = parser.parse_args(arguments)
-    if options.stage == 'joint' and not (options.frames and options.labels):
-        parser.error('joint training needs --frames and --labels')
+    if options.recipe in RECIPES and not (options.frames and options.labels):
+        parser.error(f'{options.recipe} needs --frames and --labels')
     return options
 
 
-def build_network(config: SuperPointConfig, seed: int, start: str | None) -> SuperPoint:
-    """A network of that shape, with the weights of `start` wherever name and shape agree."""
-    torch.manual_seed(seed)
-    network = SuperPoint(config)
-    if start:
-        own = network.state_dict()
-        given = load_network(start, fold=False).state_dict()
-        fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
-        print(f'{len(fitting)} of {len(own)} tensors start from {start}')
-        network.load_state_dict(own | fitting)
-    return network
-
-
-def run(options: argparse.Namespace) -> Outcome:
-    """Train one stage for as long as asked and write the weights."""
-    device = pick_device(options.device)
-    checkpoint = options.out.with_suffix('.checkpoint')
-    if options.stage == 'magicpoint':
-        shapes_config = load_config(MagicPointConfig, options.config, options.set)
-        config: MagicPointConfig | JointConfig = shapes_config
-        dataset: ShapeExamples | PairExamples = ShapeExamples(shapes_config.shapes, shapes_config.seed)
-        compute_losses = magicpoint_losses
-        data = 'Synthetic Shapes'
-    else:
-        joint_config = load_config(JointConfig, options.config, options.set)
-        config = joint_config
+def run(options: argparse.Namespace, world: World) -> bool:
+    """Train for as long as asked and write the weights; true when the schedule is over."""
+    recipe = RECIPES.get(options.recipe, MAGICPOINT)
+    config: Any = load_config(recipe.config, options.config, options.set)
+    sources, data = dict[str, LabelledFrames](), 'Synthetic Shapes'
+    if options.recipe in RECIPES:
         frames, labels = Frames(options.frames), Labels.load(options.labels)
-        dataset = PairExamples(frames, labels, joint_config.pairs, joint_config.seed)
-        compute_losses = partial(joint_losses, config=joint_config)
-        data = f'{len(dataset.labelled)} labelled frames, {labels.density:.0f} labels a frame'
-        frame_cells = frames[dataset.labelled[0]].size / 64
-        print(f'{data}; a prediction blind to the picture has a detector loss of about '
-              f'{constant_prediction_loss(labels.density, int(frame_cells)):.3f}')  # fmt: skip
-
-    network = build_network(config.network, config.seed, options.start)
-    outcome = train(
+        sources['frames'] = LabelledFrames(frames, labels)
+        data = repr(sources['frames'])
+        if world.first:
+            blind = constant_prediction_loss(labels.density, frames[0].size // 64)
+            print(f'{data}; a prediction blind to the picture has a detector loss of about {blind:.3f}')
+    torch.manual_seed(config.seed)
+    network = recipe.build_network(config)
+    if options.start:
+        started = start_from(network, options.start)
+        if world.first:
+            print(started)
+    outcome = train_recipe(
+        recipe,
         network,
-        lambda first, last: batches(dataset, config.loop.batch_size, first, last, config.loop.workers),
-        compute_losses,
-        config.loop,
-        checkpoint,
-        device=device,
-        settings=repr(replace(config, loop=LoopConfig())),
+        sources,
+        config,
+        options.out.with_suffix('.checkpoint'),
+        world=world,
         minutes=options.minutes,
-        describe=f'{options.stage} {options.out.stem}',
+        logs=options.logs,
+        describe=f'{options.recipe} {options.out.stem}',
     )
-    losses = ', '.join(f'{name} {value:.4f}' for name, value in outcome.losses.items())
-    about = {
-        'recipe': options.stage,
-        'data': data,
-        'schedule': f'{outcome.steps} steps of {config.loop.batch_size}, {outcome.seconds / 60:.0f} minutes',
-        'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU {platform.machine()}',
-        'seed': str(config.seed),
-        'losses': losses,
-    }
-    save_network(network, options.out, about)
-    print(f'{options.out}: step {outcome.steps} of {config.loop.steps}, {outcome.seconds / 60:.1f} min, {losses}')
-    return outcome
+    if world.first:
+        about = {'recipe': options.recipe, 'data': data} | describe_run(outcome, config, world)
+        assert isinstance(outcome.network, SuperPoint)
+        save_network(outcome.network, options.out, about)
+        minutes, losses = outcome.seconds / 60, about['losses']
+        print(f'{options.out}: step {outcome.steps} of {config.loop.steps}, {minutes:.1f} min, {losses}')
+    return outcome.finished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the schedule is finished, 3 when the call should be repeated to go on, 1 for an error."""
     options = parse(arguments)
     keep_freed_memory()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return 0 if run(options).finished else 3
-    except (ConfigError, WeightsError, ValueError, FloatingPointError) as error:
+        with join_world(options.device) as world:
+            return 0 if run(options, world) else 3
+    except (WeightsError, ValueError, OSError, FloatingPointError, TrainingError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
 

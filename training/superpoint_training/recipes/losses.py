@@ -1,4 +1,8 @@
-"""The losses of SuperPoint's two trainings, as functions of tensors alone."""
+"""The losses of SuperPoint's two trainings, as functions of tensors alone.
+
+Each is a mean over pairs (or pictures) of what each comes to on its own, so that the loss of a batch is the mean of
+the losses of its parts, however it is cut.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,15 @@ def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
         valid: `[B, h, w]` bool, cells that count.
 
     Returns:
-        mean over the valid cells; 0 if there are none.
+        mean over the pictures of the mean over a picture's valid cells; 0 for one that has none.
     """
-    per_cell = cross_entropy(logits.float(), cells, reduction='none')
-    return (per_cell * valid).sum() / valid.sum().clamp(min=1)
+    return _mean_of_means(cross_entropy(logits.float(), cells, reduction='none'), valid)
+
+
+def _mean_of_means(values: Tensor, valid: Tensor) -> Tensor:
+    """The mean over the first axis of the mean over the others, of which only the valid count."""
+    per_example = (values * valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+    return per_example.mean()
 
 
 def constant_prediction_loss(density: float, cell_count: int) -> float:
@@ -69,7 +78,7 @@ def dense_hinge_loss(
     push = ~together * (similarity - negative_margin).relu()
     counted = valid[:, None, :].expand_as(similarity)
     # Multiplied up so that the loss weighs about as much as the detector's; pairs outnumber cells by h * w.
-    return ((pull + push) * counted).sum() / counted.sum().clamp(min=1) * (rows * columns)
+    return _mean_of_means(pull + push, counted) * (rows * columns)
 
 
 def info_nce_loss(
@@ -91,7 +100,7 @@ def info_nce_loss(
         safe_radius: other points closer than this, in pixels, are no negatives.
 
     Returns:
-        mean cross-entropy over the valid points; 0 if there are none.
+        mean over the pairs of the mean cross-entropy of a pair's valid points; 0 for one that has none.
     """
     similarity = first.float() @ second.float().transpose(1, 2) / temperature
     itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
@@ -103,4 +112,4 @@ def info_nce_loss(
     both = cross_entropy(logits.transpose(1, 2), target, reduction='none') + cross_entropy(
         logits, target, reduction='none'
     )
-    return (both / 2 * valid).sum() / valid.sum().clamp(min=1)
+    return _mean_of_means(both / 2, valid)

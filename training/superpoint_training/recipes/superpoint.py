@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from superpoint_ros.networks import STRIDE, SuperPointConfig, sample_at
-from superpoint_training.examples import PairsConfig, ShapesConfig
+from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at
+from superpoint_training.examples import (
+    LabelledFrames,
+    PairExamples,
+    PairsConfig,
+    RenderedShapes,
+    ShapeExamples,
+    ShapesConfig,
+)
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss
+from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
 
 
 @dataclass(frozen=True)
-class MagicPointConfig:
+class MagicPointTraining:
     """Training of the detector alone on Synthetic Shapes (paper section 4)."""
 
     network: SuperPointConfig = field(default_factory=SuperPointConfig)
@@ -27,11 +37,13 @@ class MagicPointConfig:
 
 
 @dataclass(frozen=True)
-class JointConfig:
+class SuperPointTraining:
     """Training of detector and descriptor on pairs of views (paper sections 3 and 6).
 
     Attributes:
         network: used when training starts from nothing or from weights of another shape.
+        mix: weight of every source of pictures, by name; `shapes` are Synthetic Shapes, rendered, and a source
+            that is not there leaves its share to the others.
         pairs: how views are cut out of frames.
         descriptor_loss: `info_nce`, sparse, or `dense_hinge`, the paper's.
         detector_weight: factor of the detector loss, both views together.
@@ -42,6 +54,7 @@ class JointConfig:
     """
 
     network: SuperPointConfig = field(default_factory=SuperPointConfig)
+    mix: dict[str, float] = field(default_factory=lambda: {'frames': 1.0})
     pairs: PairsConfig = field(default_factory=PairsConfig)
     descriptor_loss: str = 'info_nce'
     detector_weight: float = 2.0
@@ -66,14 +79,15 @@ def magicpoint_losses(network: nn.Module, batch: dict[str, Tensor]) -> dict[str,
     return {'total': detector_loss(logits, batch['cells'], batch['valid'])}
 
 
-def joint_losses(network: nn.Module, batch: dict[str, Tensor], config: JointConfig) -> dict[str, Tensor]:
+def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: SuperPointTraining) -> dict[str, Tensor]:
     """Equation 1 of the paper on a batch of `PairExamples`: both detector losses and the descriptor loss."""
     logits, descriptors = network(_images(batch, 'image_a', 'image_b'))
     cells, valid = (torch.cat([batch[f'{kind}_a'], batch[f'{kind}_b']]) for kind in ('cells', 'valid'))
     detector = detector_loss(logits, cells, valid)
     first, second = descriptors.chunk(2)
     if config.descriptor_loss == 'dense_hinge':
-        descriptor = dense_hinge_loss(first, second, batch['centres_in_b'], batch['valid_b'].flatten(1))
+        counted = batch['valid_b'].flatten(1) & batch['described'][:, None]
+        descriptor = dense_hinge_loss(first, second, batch['centres_in_b'], counted)
     else:
         sampled_a, sampled_b = (
             normalize(sample_at(dense.float(), batch[points], STRIDE), dim=-1)
@@ -84,3 +98,35 @@ def joint_losses(network: nn.Module, batch: dict[str, Tensor], config: JointConf
         )
     total = config.detector_weight * detector + config.descriptor_weight * descriptor
     return {'total': total, 'detector': detector, 'descriptor': descriptor}
+
+
+def _shape_examples(config: MagicPointTraining, _sources: Mapping[str, LabelledFrames]) -> ShapeExamples:
+    return ShapeExamples(config.shapes, config.seed)
+
+
+def pair_examples(config: SuperPointTraining, sources: Mapping[str, LabelledFrames]) -> PairExamples:
+    """Pairs from the sources in the shares of `config.mix`.
+
+    Raises:
+        ValueError: the mix does not name a source, or names none that is there.
+    """
+    missing = sorted(set(sources) - set(config.mix))
+    if missing:
+        raise ValueError(f'the mix of the configuration gives no weight to {", ".join(missing)}')
+    there = {'shapes': RenderedShapes(config.pairs.size * 3 // 2)} | dict(sources)
+    mixed = [(there[name], weight) for name, weight in config.mix.items() if name in there and weight > 0]
+    return PairExamples(mixed, config.pairs, config.seed)
+
+
+MAGICPOINT = Recipe(
+    config=MagicPointTraining,
+    build_network=lambda config: SuperPoint(config.network),
+    make_examples=_shape_examples,
+    make_losses=lambda config: magicpoint_losses,
+)
+SUPERPOINT = Recipe(
+    config=SuperPointTraining,
+    build_network=lambda config: SuperPoint(config.network),
+    make_examples=pair_examples,
+    make_losses=lambda config: partial(superpoint_losses, config=config),
+)

@@ -1,0 +1,169 @@
+"""Training examples: targets, pairs, and that they are functions of their number."""
+
+import multiprocessing
+import os
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from superpoint_training.distributed import World
+from superpoint_training.examples import (
+    DrawnPicture,
+    LabelledFrames,
+    PairExamples,
+    PairsConfig,
+    RenderedShapes,
+    ShapeExamples,
+    ShapesConfig,
+    batches,
+    cell_targets,
+)
+from superpoint_training.frames import Frames
+from superpoint_training.homographies import HomographyConfig, inside
+from superpoint_training.labels import Labels
+from superpoint_training.photometric import PhotometricConfig
+from superpoint_training.recipes.superpoint import SuperPointTraining, pair_examples
+
+
+def test_cell_targets_against_brute_force():
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(-5, [45, 29], (40, 2))
+    targets = cell_targets(np.random.default_rng(1), keypoints, 24, 40)
+    pixels = {tuple(np.round(k).astype(int)) for k in keypoints if inside(np.round(k)[None], 24, 40)[0]}
+    for row in range(3):
+        for column in range(5):
+            here = {(y - 8 * row) * 8 + x - 8 * column for x, y in pixels if y // 8 == row and x // 8 == column}
+            assert targets[row, column] in (here or {64})
+
+
+def test_ties_in_a_cell_are_broken_by_lot():
+    keypoints = np.array([[1.0, 1.0], [5.0, 6.0]])
+    drawn = {int(cell_targets(np.random.default_rng(s), keypoints, 8, 8)[0, 0]) for s in range(40)}
+    assert drawn == {1 * 8 + 1, 6 * 8 + 5}
+
+
+def test_examples_depend_on_seed_and_number_alone(pictures):
+    frames = Frames(pictures)
+    labels = Labels({name: np.array([[30.0, 40], [80, 60]], np.float32) for name in frames.names}, {})
+    sources = [(LabelledFrames(frames, labels), 1.0), (RenderedShapes(64), 1.0)]
+    for dataset in (ShapeExamples(ShapesConfig(), 3), PairExamples(sources, PairsConfig(size=64), 3)):
+        first, again, other = dataset[5], dataset[5], dataset[6]
+        assert all(torch.equal(first[key], again[key]) for key in first)
+        assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_pairs_show_their_points_at_the_same_texture(pictures):
+    """Patches around corresponding points correlate: pictures, points and homographies tell one story."""
+    frames = Frames(pictures)
+    labels = Labels({name: np.zeros((0, 2), np.float32) for name in frames.names}, {})
+    gentle = HomographyConfig((0.95, 1.05), 0.05, 0.0, 0.02)
+    config = PairsConfig(96, gentle, gentle, UNSPOILT, 50, 1.0)
+    dataset = PairExamples([(LabelledFrames(frames, labels), 1.0)], config, 0)
+    correlations = []
+    for index in range(8):
+        example = dataset[index]
+        a, b = (example[f'image_{v}'][0].numpy() for v in 'ab')
+        points = zip(example['points_a'], example['points_b'], example['points_valid'], strict=True)
+        for p, q, valid in points:
+            if valid and min(p.min(), q.min()) > 8 and max(p.max(), q.max()) < 87:
+                patches = [cv2.getRectSubPix(im, (11, 11), tuple(map(float, r))).ravel() for im, r in ((a, p), (b, q))]
+                if min(np.std(patch) for patch in patches) > 10:
+                    correlations.append(np.corrcoef(*patches)[0, 1])
+    assert len(correlations) > 100
+    assert np.median(correlations) > 0.95
+
+
+class Still:
+    """A source of one picture of any size with three keypoints."""
+
+    keypoints = np.array([[70.0, 60], [90, 70], [60, 40]])
+
+    def __init__(self, picture):
+        self.picture = picture
+
+    def draw(self, rng):
+        return DrawnPicture(self.picture, self.keypoints, True)
+
+
+def grain(height, width):
+    """A picture without a black pixel and in which every place looks different."""
+    return np.random.default_rng(0).integers(1, 256, (height, width), dtype=np.uint8)
+
+
+STILL = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.0)
+UNSPOILT = PhotometricConfig(probability=0.0)
+
+
+def test_pair_labels_move_with_the_view():
+    shifted = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.05)
+    example = PairExamples([(Still(grain(96, 96)), 1.0)], PairsConfig(96, STILL, shifted, points=10), 0)[0]
+    cells = example['cells_a'].numpy()
+    for x, y in Still.keypoints.astype(int):
+        assert cells[y // 8, x // 8] == y % 8 * 8 + x % 8
+    assert (cells < 64).sum() == 3
+    assert (example['cells_b'] < 64).sum() >= 2
+
+
+def test_crops_come_from_everywhere_in_a_large_frame_and_hold_the_whole_of_a_small_one():
+    config = PairsConfig(64, STILL, STILL, UNSPOILT, points=10)
+    large, small = grain(100, 300), grain(40, 50)
+    examples = PairExamples([(Still(large), 1.0)], config, 0)
+    pictures = [examples[index]['image_a'][0].numpy() for index in range(60)]
+    assert all((picture > 0).all() for picture in pictures)
+    corners = [cv2.minMaxLoc(cv2.matchTemplate(large, picture, cv2.TM_CCOEFF_NORMED))[3] for picture in pictures]
+    assert np.ptp([x for x, _ in corners]) > 0.8 * (300 - 64)
+    assert np.ptp([y for _, y in corners]) > 0.8 * (100 - 64)
+    alone = PairExamples([(Still(small), 1.0)], config, 0)[0]
+    assert (alone['image_a'][0, 12:52, 7:57].numpy() == small).all()
+    assert alone['valid_a'].tolist() == [[2 <= r <= 5 and 2 <= c <= 5 for c in range(8)] for r in range(8)]
+
+
+def test_sources_are_drawn_by_their_weights():
+    dark, bright = (Still(np.full((64, 64), level, np.uint8)) for level in (10, 200))
+    config = PairsConfig(64, STILL, STILL, UNSPOILT, points=10)
+    examples = PairExamples([(dark, 1.0), (bright, 3.0)], config, 0)
+    share = np.mean([int(examples[index]['image_a'].max()) == 200 for index in range(400)])
+    assert share == pytest.approx(0.75, abs=0.07)
+    with pytest.raises(ValueError, match='weight above 0'):
+        PairExamples([(dark, 0.0)], config, 0)
+
+
+def test_shapes_teach_the_detector_alone():
+    examples = PairExamples([(RenderedShapes(96), 1.0)], PairsConfig(64, STILL, STILL, UNSPOILT, points=10), 0)
+    drawn = [examples[index] for index in range(20)]
+    assert any((example['cells_a'] < 64).any() for example in drawn)
+    assert not any(example['points_valid'].any() or example['described'] for example in drawn)
+
+
+def test_the_mix_of_a_recipe_names_its_sources(pictures):
+    frames = Frames(pictures)
+    source = LabelledFrames(frames, Labels(dict.fromkeys(frames.names, Still.keypoints), {}))
+    config = SuperPointTraining(mix={'robot': 2.0, 'general': 1.0, 'shapes': 1.0})
+    assert len(pair_examples(config, {'robot': source, 'general': source}).sources) == 3
+    assert len(pair_examples(config, {'robot': source}).sources) == 2
+    with pytest.raises(ValueError, match='no weight to frames'):
+        pair_examples(config, {'frames': source})
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return index
+
+
+def test_ranks_share_a_batch_in_order():
+    whole = list(batches(Numbers(), 6, 2, 4, 0, World()))
+    parts = [list(batches(Numbers(), 6, 2, 4, 0, World(rank, 3))) for rank in range(3)]
+    assert [batch.tolist() for batch in whole] == [list(range(12, 18)), list(range(18, 24))]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[step] for part in parts]), batch)
+
+
+def test_ctrl_c_does_not_end_the_processes_that_make_examples():
+    made = batches(Numbers(), 2, 0, 50, 1, World())
+    next(made)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)
+    assert [batch.tolist() for batch in made] == [[2 * step, 2 * step + 1] for step in range(1, 50)]

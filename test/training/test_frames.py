@@ -1,0 +1,93 @@
+"""Training frames out of folders and tar files."""
+
+import io
+import multiprocessing
+import tarfile
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+
+from superpoint_training.frames import Frames
+
+
+def test_frames_come_from_folders_and_tars_alike(pictures, tmp_path):
+    with tarfile.open(tmp_path / 'shard.tar', 'w') as archive:
+        for path in sorted(pictures.iterdir()):
+            member = tarfile.TarInfo(path.name)
+            member.size = path.stat().st_size
+            archive.addfile(member, io.BytesIO(path.read_bytes()))
+    loose, packed = Frames(pictures), Frames(tmp_path / 'shard.tar')
+    assert len(loose) == len(packed) == 4
+    assert all((loose[i] == packed[i]).all() for i in range(4))
+    assert len(Frames(pictures, limit=2)) == 2
+
+
+def test_frames_name_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match='no pictures'):
+        Frames(tmp_path)
+    (tmp_path / 'broken.jpg').write_bytes(b'not a picture')
+    with pytest.raises(ValueError, match=r'broken\.jpg'):
+        Frames(tmp_path)[0]
+
+
+def write_shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, 'w') as archive:
+        for name, picture in members.items():
+            member = tarfile.TarInfo(name)
+            content = cv2.imencode('.pgm', picture)[1].tobytes()
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_shards_of_one_name_in_several_folders_are_all_there(tmp_path):
+    for index, folder in enumerate(('a', 'b')):
+        write_shard(tmp_path / folder / 'frames.tar', {'0.pgm': np.full((8, 8), index, np.uint8)})
+    frames = Frames(tmp_path)
+    assert frames.names == ['a/frames.tar/0.pgm', 'b/frames.tar/0.pgm']
+    assert [frames[index][0, 0] for index in range(2)] == [0, 1]
+
+
+def total(frames, index):
+    return int(frames[index].sum())
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_worker_processes_read_the_same(pictures, tmp_path, method):
+    rng = np.random.default_rng(0)
+    write_shard(pictures / 'shard.tar', {f'{i}.pgm': rng.integers(0, 256, (40, 50), np.uint8) for i in range(20)})
+    frames = Frames(pictures)
+    expected = [total(frames, index) for index in range(len(frames))]  # opens the shard before the workers come
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.starmap(total, [(frames, index) for index in range(len(frames))]) == expected
+
+
+def test_only_names_and_places_are_in_memory(tmp_path):
+    write_shard(tmp_path / 'shard.tar', {f'{i}.pgm': np.full((480, 640), i, np.uint8) for i in range(60)})
+    tracemalloc.start()
+    try:
+        frames = Frames(tmp_path)
+        levels = [frames[index][0, 0] for index in range(60)]
+        del levels[0]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert levels == list(range(1, 60))
+    assert peak < 4 * 480 * 640
+
+
+def test_a_shard_without_its_end_is_refused_by_name(tmp_path):
+    write_shard(tmp_path / 'shard.tar', {f'{i}.pgm': np.zeros((40, 50), np.uint8) for i in range(9)})
+    content = (tmp_path / 'shard.tar').read_bytes()
+    (tmp_path / 'shard.tar').write_bytes(content[:9000])
+    with pytest.raises(ValueError, match=r'shard\.tar'):
+        Frames(tmp_path)
+
+
+def test_a_picture_that_is_gone_is_named(pictures):
+    frames = Frames(pictures)
+    (pictures / '2.png').unlink()
+    with pytest.raises(ValueError, match=r'2\.png'):
+        frames[2]

@@ -1,0 +1,315 @@
+"""The training loop: schedule, guards, averaged weights, validation, checkpoints, memory."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import TINY
+from torch import nn
+
+from superpoint_ros.networks import SuperPoint
+from superpoint_training.averaging import Average
+from superpoint_training.distributed import World
+from superpoint_training.failures import TrainingError
+from superpoint_training.loop import LoopConfig, learning_rate, train
+
+
+class Regression(nn.Module):
+    """A small network with BatchNorm; and numbered batches and losses to train it on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def numbered_batches(first, last, size=8):
+    for step in range(first, last):
+        x = torch.randn(size, 3, generator=torch.Generator().manual_seed(step))
+        yield {'x': x, 'y': x.sum(1, keepdim=True)}
+
+
+def squares(network, batch):
+    return {'total': (network(batch['x']).float() - batch['y']).square().mean()}
+
+
+def run(tmp_path, network=None, losses=squares, batches=numbered_batches, **options):
+    """Train for 20 steps or as told; options of `train` and of its configuration alike."""
+    given = {key: options.pop(key) for key in ('validate', 'minutes', 'logs', 'settings', 'world') if key in options}
+    config = LoopConfig(**{'steps': 20, 'batch_size': 8, 'warm_up': 2, 'learning_rate': 0.01, 'workers': 0} | options)
+    network = network or Regression()
+    return train(network, batches, losses, config, tmp_path / 'c', **{'world': World()} | given)
+
+
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    config = LoopConfig(steps=100, warm_up=10, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_gradient_is_no_longer_than_allowed(tmp_path):
+    """The first step of AdamW hides the gradient's length, so its memory of it is looked at."""
+    run(tmp_path, steps=1, gradient_norm=0.001, weight_decay=0.0)
+    moments = [state['exp_avg'] for state in torch.load(tmp_path / 'c')['optimizer']['state'].values()]
+    assert torch.cat([moment.flatten() for moment in moments]).norm() == pytest.approx(0.1 * 0.001, rel=1e-3)
+
+
+def test_a_loss_that_stays_infinite_ends_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match='up to step 100'):
+        run(tmp_path, losses=lambda *_: {'total': squares(*_)['total'] * torch.inf}, steps=500)
+
+
+@pytest.mark.parametrize('spoilt', ['loss', 'gradient'])
+def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path, spoilt):
+    """NaN in a batch reaches BatchNorm's statistics too; an infinite slope leaves the loss itself finite."""
+
+    def some_spoilt(first, last):
+        for step, batch in enumerate(numbered_batches(first, last), first):
+            if step % 5 == 3:
+                batch['x' if spoilt == 'loss' else 'edge'] = torch.full((8, 3), torch.nan if spoilt == 'loss' else 0.0)
+            yield batch
+
+    def losses(network, batch):
+        edge = 0 * network(batch['edge']).sum().mul(0).abs().sqrt() if 'edge' in batch else 0
+        return {'total': squares(network, batch)['total'] + edge}
+
+    outcome = run(tmp_path, losses=losses, batches=some_spoilt)
+    assert outcome.finished
+    state = torch.load(tmp_path / 'c')
+    assert all(bool(torch.isfinite(t).all()) for t in [*state['network'].values(), *state['average'].values()])
+    assert outcome.losses['total'] < 5
+    assert [path.name for path in tmp_path.iterdir()] == ['c']
+
+
+def test_average_against_its_definition():
+    """Weights and BatchNorm's statistics alike: (1 - d) * latest + d * average, d rising to the decay."""
+    network = Regression()
+    average = Average(network, 0.7)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    for step in range(1, 30):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.randn(4, 3))
+        decay = min(0.7, step / (step + 9))
+        for name, value in network.state_dict().items():
+            latest = value.is_floating_point()
+            expected[name] = decay * expected[name] + (1 - decay) * value if latest else value.clone()
+        average.update(step)
+    averaged = average.network.state_dict()
+    assert all(torch.allclose(averaged[name], expected[name], atol=1e-5) for name in expected)
+    assert not average.network.training
+
+
+def test_the_averaged_network_is_what_a_run_gives(tmp_path):
+    network = Regression()
+    outcome = run(tmp_path, network, average=0.0)
+    assert same(outcome.network.state_dict(), network.state_dict())
+    other = Regression()
+    (tmp_path / 'c').unlink()
+    outcome = run(tmp_path, other, average=0.9)
+    assert not same(outcome.network.state_dict(), other.state_dict())
+
+
+def test_validation_keeps_the_best_weights_and_ends_a_run_that_gets_no_better(tmp_path):
+    figures, seen = iter([0.1, 0.2, 0.7, 0.6, 0.7, 0.5]), []
+
+    def validate(network):
+        assert not network.training
+        seen.append(copy.deepcopy(network.state_dict()))
+        return {'score': next(figures), 'other': 0.0}
+
+    outcome = run(tmp_path, validate=validate, steps=100, validate_every=3, watch='score', patience=2)
+    assert outcome.finished
+    assert (outcome.step, outcome.steps) == (6, 12)
+    assert outcome.figures == {'score': 0.7, 'other': 0.0}
+    assert same(outcome.network.state_dict(), seen[2])
+    assert outcome.curves['validation/score'] == [(0, 0.1), (3, 0.2), (6, 0.7), (9, 0.6), (12, 0.7)]
+    again = run(tmp_path, validate=validate, steps=100, validate_every=3, watch='score', patience=2)
+    assert (again.step, again.steps) == (6, 12)
+    assert same(again.network.state_dict(), seen[2])
+
+
+def test_validation_must_give_what_is_watched(tmp_path):
+    with pytest.raises(ValueError, match=r"'score'.*gives other"):
+        run(tmp_path, validate=lambda network: {'other': 1.0}, validate_every=3, watch='score')
+    with pytest.raises(ValueError, match='patience needs watch'):
+        LoopConfig(patience=2)
+
+
+@pytest.mark.parametrize('freeze_norm', [True, False])
+def test_micro_batches_add_up_to_the_batch(tmp_path, freeze_norm):
+    """To rounding in bfloat16 without BatchNorm in training, whose statistics are meant to differ."""
+    gradients = {}
+    for micro_batch in (8, 2, 3):
+        network = Regression()
+        (tmp_path / 'c').unlink(missing_ok=True)
+        run(tmp_path, network, steps=1, micro_batch=micro_batch, freeze_norm=freeze_norm)
+        gradients[micro_batch] = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        moved = (network.layers[1].running_mean != 0).any()
+        assert bool(moved) != freeze_norm
+    for micro_batch in (2, 3):
+        error = (gradients[micro_batch] - gradients[8]).norm() / gradients[8].norm()
+        assert (error < 0.02) == freeze_norm
+
+
+def test_statistics_move_by_the_mean_over_the_micro_batches(tmp_path):
+    network = Regression()
+    (batch,) = numbered_batches(0, 1)
+    expected = []
+    for part in batch['x'].split(2):
+        with torch.autocast('cpu', torch.bfloat16):
+            activations = network.layers[0](part).float()
+        expected.append(torch.stack([0.1 * activations.mean(0), 0.9 + 0.1 * activations.var(0)]))
+    run(tmp_path, network, steps=1, micro_batch=2)
+    moved = torch.stack([network.layers[1].running_mean, network.layers[1].running_var])
+    assert torch.allclose(moved, torch.stack(expected).mean(0), atol=1e-3)
+
+
+def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path, capsys):
+    """The allocator itself refuses; a run that began with the smaller micro-batch ends with the very same weights."""
+
+    def hungry(network, batch):
+        if len(batch['x']) > 2:
+            torch.empty(2**50)
+        return squares(network, batch)
+
+    small = run(tmp_path, micro_batch=2)
+    (tmp_path / 'c').unlink()
+    halved = run(tmp_path, losses=hungry, micro_batch=8)
+    assert same(small.network.state_dict(), halved.network.state_dict())
+    assert '4 instead of 8' in (said := capsys.readouterr().err)
+    assert '2 instead of 4' in said
+    run(tmp_path, losses=hungry, micro_batch=8, steps=25)
+    assert 'instead of' not in capsys.readouterr().err  # a run that goes on has learned it
+    (tmp_path / 'c').unlink()
+    with pytest.raises(TrainingError, match='even with one'):
+        run(tmp_path, losses=lambda *_: {'total': torch.empty(2**50)})
+
+
+def test_what_a_network_draws_is_drawn_again_when_a_run_goes_on(tmp_path):
+    def droppy():
+        network = Regression()
+        network.layers.append(nn.Dropout(0.5))
+        return network
+
+    whole = run(tmp_path, droppy())
+    (tmp_path / 'c').unlink()
+    while not (pieces := run(tmp_path, droppy(), minutes=0.0)).finished:
+        torch.manual_seed(7)
+    assert same(whole.network.state_dict(), pieces.network.state_dict())
+
+
+def test_a_lost_gpu_is_said_and_the_checkpoint_is_whole(tmp_path):
+    def lost_after_ten(network, batch):
+        if float(batch['y'][0]) == ten:
+            raise RuntimeError('CUDA error: unspecified launch failure\nCompile with ...')
+        return squares(network, batch)
+
+    ten = float(next(numbered_batches(10, 11))['y'][0])
+    with pytest.raises(TrainingError, match=r'the GPU failed \(CUDA error: unspecified launch failure\).*step 10'):
+        run(tmp_path, losses=lost_after_ten, checkpoint_seconds=0.0)
+    resumed, whole = run(tmp_path), run(tmp_path / 'other')
+    assert same(resumed.network.state_dict(), whole.network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [(b'junk', 'not a readable checkpoint'), ({'step': 3}, "another version's format"), (None, 'other settings')],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(tmp_path, content, message):
+    if content is None:
+        run(tmp_path, settings='seed=1')
+    elif isinstance(content, bytes):
+        (tmp_path / 'c').write_bytes(content)
+    else:
+        torch.save(content, tmp_path / 'c')
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, settings='seed=2')
+
+
+DISK_FULL = """
+import resource, sys
+from pathlib import Path
+from test_loop import run, squares
+
+steps = 0
+def losses(network, batch):
+    global steps
+    steps += 1
+    if steps == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    return squares(network, batch)
+run(Path(sys.argv[1]), losses=losses, checkpoint_seconds=0.0)
+"""
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """A process whose files may not grow beyond 1 kB from step 6 on."""
+    process = subprocess.run(
+        [sys.executable, '-c', DISK_FULL, str(tmp_path)], capture_output=True, text=True, cwd=sys.path[0], check=False
+    )
+    assert process.returncode == 1
+    assert 'Training goes on; the last checkpoint is of step 5' in process.stderr
+    assert 'TrainingError: cannot write' in process.stderr.strip().splitlines()[-1]
+    assert torch.load(tmp_path / 'c')['step'] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ['c']
+    resumed, whole = run(tmp_path), run(tmp_path / 'other')
+    assert same(resumed.network.state_dict(), whole.network.state_dict())
+
+
+def test_no_room_for_a_checkpoint_is_known_before_the_first_step(tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(TrainingError, match='cannot write'):
+        run(tmp_path / 'file', losses=lambda *_: pytest.fail('a step was taken'))
+
+
+def test_curves_reach_tensorboard_and_go_on_where_a_run_does(tmp_path):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    run(tmp_path, logs=tmp_path / 'logs', record_every=5, minutes=0.0)
+    validation = {'validate': lambda _: {'score': 1.0}, 'validate_every': 10}
+    outcome = run(tmp_path, logs=tmp_path / 'logs', record_every=5, **validation)
+    events = accumulator.EventAccumulator(str(tmp_path / 'logs')).Reload()
+    for name, points in outcome.curves.items():
+        logged = [(event.step, event.value) for event in events.Scalars(name)]
+        assert logged == [(step, pytest.approx(value)) for step, value in points]
+    assert [step for step, _ in outcome.curves['loss/total']] == [5, 10, 15, 20]
+    assert set(outcome.curves) == {'loss/total', 'learning_rate', 'validation/score'}
+
+
+def test_without_tensorboard_a_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    assert run(tmp_path, logs=tmp_path / 'logs').finished
+    assert 'pip install tensorboard' in capsys.readouterr().err
+
+
+def test_a_batch_must_go_evenly_over_the_processes(tmp_path):
+    with pytest.raises(ValueError, match='8 is not a multiple of the 3 processes'):
+        run(tmp_path, world=World(0, 3))
+
+
+def test_bfloat16_training_of_the_real_network_moves_every_weight(tmp_path):
+    """Both heads and all norms take part, and the network that comes out is not the one that went in."""
+    network = SuperPoint(TINY)
+    before = copy.deepcopy(network.state_dict())
+
+    def losses(network, batch):
+        logits, descriptors = network(batch['image'])
+        return {'total': logits.float().square().mean() + descriptors.float().sin().mean()}
+
+    batches = lambda first, last: iter([{'image': torch.rand(2, 1, 32, 32)}] * (last - first))  # noqa: E731
+    run(tmp_path, network, losses, batches, steps=2, batch_size=2)
+    after = network.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)

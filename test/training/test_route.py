@@ -1,0 +1,49 @@
+"""The route to the shipped weights, and their publication."""
+
+import json
+
+from tiny import write_config
+
+from superpoint_ros.networks import load_network
+from superpoint_training import publish, route, train
+
+
+def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
+    """The whole route on tiny configurations, in pieces, from nothing to both networks."""
+    configs = tmp_path / 'configs'
+    configs.mkdir()
+    loop = {'steps': 3, 'batch_size': 2, 'workers': 0}
+    write_config(configs / 'magicpoint.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    (configs / 'labels.yaml').write_text('views: 2\nthreshold: 0.0001\nmin_views: 1')
+    for name in ('teacher', 'superpoint', 'superpoint_small'):
+        write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
+    words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
+    assert route.main([*words, '--until', 'labels_1.npz']) == 0
+    assert not (tmp_path / 'runs' / 'teacher.safetensors').exists()
+    assert route.main([*words, '--minutes', '0.0']) == 3
+    assert route.main(words) == 0
+    write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
+    assert route.main(words) == 1
+    assert 'teacher' in capsys.readouterr().err
+    for name in ('superpoint', 'superpoint_small'):
+        assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'superpoint'
+
+
+def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path):
+    loop = {'steps': 2, 'batch_size': 2, 'workers': 0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    weights, package = tmp_path / 'mine.safetensors', tmp_path / 'package'
+    package.mkdir()
+    assert train.main(['magicpoint', '--config', config, '--out', str(weights), '--device', 'cpu']) == 0
+    figures = {str(weights): {'mAP': 0.625, 'AP_all': 0.5}, 'fast': {'mAP': 0.25, 'AP_all': 0.125}}
+    (tmp_path / 'results.json').write_text(json.dumps({'protocol': 'synthetic-shapes', 'detectors': figures}))
+    words = [str(weights), '--results', str(tmp_path / 'results.json'), '--data', 'shapes; no terms']
+    assert publish.main([*words, '--folder', str(package)]) == 0
+    card = (package / 'mine.md').read_text()
+    (row,) = [line for line in card.splitlines() if line.startswith('| mine ')]
+    assert '0.625' in row
+    assert '0.500' in row
+    assert 'shapes; no terms' in card
+    assert '2 steps of 2' in card
+    assert load_network(package / 'mine.safetensors').metadata['data_terms'] == 'shapes; no terms'
+    assert publish.main(['nowhere.safetensors', '--data', 'x', '--folder', str(package)]) == 1

@@ -1,0 +1,68 @@
+"""The commands `train` and `label`, on data small enough to train on in seconds."""
+
+import pytest
+import torch
+from tiny import TINY, write_config
+
+from superpoint_ros.networks import SuperPoint, load_network, save_network
+from superpoint_training import label, train
+from superpoint_training.labels import Labels
+
+
+def test_magicpoint_learns_and_resumes_to_the_same_weights(tmp_path):
+    """Stopped after any number of steps and called again, a run ends with exactly the weights of one never stopped."""
+    loop = {'steps': 12, 'batch_size': 4, 'warm_up': 5, 'workers': 0, 'checkpoint_seconds': 0.0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    words = ['magicpoint', '--config', config, '--device', 'cpu']
+    assert train.main([*words, '--out', str(tmp_path / 'whole.safetensors')]) == 0
+    interrupted = [*words, '--out', str(tmp_path / 'parts.safetensors'), '--minutes', '0.0005']
+    calls = 1
+    while train.main(interrupted) == 3:
+        calls += 1
+    assert calls > 1
+    assert train.main([*interrupted, '--set', 'seed=9']) == 1  # not the run that the checkpoint is of
+    whole, parts = (load_network(tmp_path / f'{n}.safetensors').state_dict() for n in ('whole', 'parts'))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    fresh = SuperPoint(TINY).state_dict()
+    assert any(not torch.equal(whole[n], fresh[n]) for n in whole)
+
+
+@pytest.mark.parametrize('loss', ['info_nce', 'dense_hinge'])
+def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, capsys):
+    save_network(SuperPoint(TINY), tmp_path / 'start.safetensors', {})
+    labels_config = tmp_path / 'labels.yaml'
+    labels_config.write_text('views: 3\nthreshold: 0.001\nmin_views: 1')
+    words = ['--config', str(labels_config), '--weights', str(tmp_path / 'start.safetensors')]
+    words += ['--frames', str(pictures), '--device', 'cpu']
+    labels_path = tmp_path / 'labels.npz'
+    assert label.main([*words, '--out', str(labels_path), '--limit', '1']) == 0
+    assert label.main([*words, '--out', str(labels_path)]) == 0
+    assert len(Labels.load(labels_path)) == 4
+
+    def detector_and_descriptor(steps):
+        loop = {'steps': steps, 'batch_size': 2, 'workers': 0, 'warm_up': 2, 'learning_rate': 0.01}
+        config = write_config(tmp_path / f'{steps}.yaml', loop=loop, pairs={'size': 64}, descriptor_loss=loss)
+        out = tmp_path / f'{steps}.safetensors'
+        joint = ['superpoint', '--config', config, '--frames', str(pictures), '--labels', str(labels_path)]
+        assert (
+            train.main([*joint, '--out', str(out), '--device', 'cpu', '--from', str(tmp_path / 'start.safetensors')])
+            == 0
+        )
+        return dict(part.split() for part in load_network(out).metadata['losses'].split(', '))
+
+    early, late = detector_and_descriptor(1), detector_and_descriptor(60)
+    assert float(late['total']) < float(early['total'])
+    assert 'tensors start from' in capsys.readouterr().out
+
+
+def test_errors_are_said_not_thrown(tmp_path, pictures, capsys):
+    config = write_config(tmp_path / 'c.yaml')
+    out = ['--out', str(tmp_path / 'o.safetensors')]
+    joint = ['superpoint', '--config', config, *out]
+    assert train.main([*joint, '--frames', str(tmp_path / 'nowhere'), '--labels', 'none.npz']) == 1
+    assert 'nowhere' in capsys.readouterr().err
+    assert train.main([*joint, '--frames', str(pictures), '--labels', 'none.npz']) == 1
+    assert 'none.npz' in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert train.main(['magicpoint', '--config', config, *out, '--device', 'cuda']) == 1
+        assert 'CUDA' in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""The whole command on a tiny bag, in processes as a user has them: bag to weights, killed and resumed, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from drives import drive, write_bag
+from safetensors.torch import load_file
+
+from superpoint_ros.networks import load_network
+from superpoint_training.evaluation.pair_run import PairRun
+from superpoint_training.protocols import PROTOCOLS
+from superpoint_training.retraining.general import general_pairs
+from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, judge, predictions
+from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps
+
+TINY = [
+    '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1',
+    '--harvest', 'min_train_frames=4', 'held_out_run=8', 'gap_seconds=0.05', 'min_change=0.01',
+    '--labels', 'views=2', 'min_views=1',
+    '--set', 'loop.steps=12', 'loop.batch_size=4', 'loop.validate_every=6', 'loop.checkpoint_seconds=0.01',
+    'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--proof', 'gaps=[1]',
+]  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, '-m', 'superpoint_training.train_from_bag', *map(str, arguments)]
+
+
+def run(*arguments, **more):
+    environment = os.environ | {'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment, timeout=300, **more)
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', {'/camera/image_raw': drive(40)})
+
+
+@pytest.fixture(scope='module')
+def retrained(bag, tmp_path_factory):
+    """Forced, since so short a training may or may not help."""
+    out = tmp_path_factory.mktemp('retrained') / 'my_robot.safetensors'
+    done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, '--force')
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_weights_card_report_and_results_are_written(retrained, bag):
+    out, done = retrained
+    work = out.with_suffix('.run')
+    network = load_network(out)
+    assert network.metadata['start'] == 'superpoint_small'
+    assert network.metadata['recipe'] == 'superpoint'
+    old = load_network('superpoint_small')
+    assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), old.parameters(), strict=True))
+
+    results = json.loads((work / 'results.json').read_text())
+    recording = results['harvest']['recordings'][0]
+    assert recording['path'] == str(bag)
+    card = out.with_suffix('.md').read_text()
+    assert recording['sha256'] in card
+    for name in ('held_out', 'general'):
+        figure = results['figures'][name][AFTER]['matching_score']
+        assert f'{figure:.3f}' in card
+    page = (work / 'report.html').read_text()
+    for reason in results['verdict']['reasons']:
+        assert reason in card
+        assert reason in done.stdout
+        assert reason in page
+    assert list((work / 'logs').rglob('events.*'))
+    assert 'reload_weights' in done.stdout
+
+
+def test_the_figures_before_are_those_of_the_old_weights_and_after_of_the_new(retrained):
+    results = json.loads((retrained[0].with_suffix('.run') / 'results.json').read_text())
+    protocol = PROTOCOLS[results['protocol']]
+    pairs = general_pairs(None, protocol, 1)
+    for name, weights in ((BEFORE, 'superpoint_small'), (AFTER, retrained[0])):
+        detect = predictions(load_network(weights, fold=False), name, 'cpu')
+        own = PairRun(pairs, protocol, {name: detect}).results()[name]
+        figures = results['figures']['general'][name]
+        assert figures['matching_score'] == pytest.approx(own['matching_score'], abs=1e-4)
+    held_out = results['figures']['held_out']
+    assert held_out[BEFORE]['per_pair'] != held_out[AFTER]['per_pair']
+    assert results['figures']['real']['1'][BEFORE]['pairs'] > 3
+    assert results['rounds'][0]['curves']['validation/matching_score'][0][0] == 0
+
+
+def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retrained, tmp_path):
+    rclpy = pytest.importorskip('rclpy', reason='ROS is not installed')
+    from ros_processes import Camera, NodeProcess, image_message, scene
+
+    rclpy.try_shutdown()  # what an earlier test may have left
+    rclpy.init()
+    frontend = NodeProcess(
+        'superpoint_ros.nodes.frontend', tmp_path, autostart='true', weights='superpoint_small',
+        warm_up_width=160, warm_up_height=120, stale_after=30.0, image_reliability='reliable',
+    )  # fmt: skip
+    camera = Camera('reloading_camera')
+    try:
+        camera.spin_until(lambda: camera.images.get_subscription_count(), 'the front-end to listen')
+        camera.spin_until(lambda: camera.count_publishers('features'), 'the features topic')
+        camera.spin_for(0.5)
+        old = camera.send(image_message(scene(), 'mono8', camera.header()))
+        assert camera.set(weights=str(retrained[0])) == ''
+        sent = []
+
+        def send_another() -> None:
+            sent.append(camera.header())
+            camera.images.publish(image_message(scene(), 'mono8', sent[-1]))
+            camera.wait_for('features', sent[-1])
+
+        answer = camera.trigger('reload_weights', meanwhile=send_another)
+        assert answer.success, answer.message
+        new = camera.send(image_message(scene(), 'mono8', camera.header()))
+        _, _, values = camera.diagnostics()
+        assert 'my_robot' in values['detector']
+        assert len(sent) > 1
+        assert new.data != old.data
+    finally:
+        frontend.stop()
+        camera.destroy_node()
+        rclpy.try_shutdown()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(retrained, bag, tmp_path):
+    out = tmp_path / 'my_robot.safetensors'
+    arguments = ['--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, '--force']
+    checkpoint = out.with_suffix('.run') / 'round_1.checkpoint'
+    with subprocess.Popen(
+        command(*arguments), env=os.environ | {'OMP_NUM_THREADS': '1'}, stderr=subprocess.DEVNULL
+    ) as process:
+        written = set()
+        while len(written) < 4:  # several checkpoints into the training
+            assert process.poll() is None, 'it ended before it could be killed'
+            if checkpoint.exists():
+                written.add(checkpoint.stat().st_mtime_ns)
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+
+    again = run(*arguments)
+    assert again.returncode == 1
+    assert '--resume' in again.stderr
+    other = run(*arguments, '--resume', '--minutes', '7')
+    assert other.returncode == 1
+    assert 'minutes was None, is 7.0' in other.stderr
+    done = run(*arguments, '--resume')
+    assert done.returncode == 0, done.stderr
+    straight = load_file(retrained[0])
+    for name, tensor in load_file(out).items():
+        assert torch.equal(tensor, straight[name]), name
+
+
+def test_weights_that_are_not_better_replace_nothing(retrained, bag, tmp_path):
+    out = tmp_path / 'mine.safetensors'
+    out.write_bytes(b'the old weights')
+    done = run('--bag', bag, '--out', out, *TINY, '--proof', 'gaps=[1]', 'least_gain=9.0')
+    assert done.returncode == 4
+    assert out.read_bytes() == b'the old weights'
+    assert 'wanted more than +900.0%' in done.stdout
+    load_network(out.with_suffix('.run') / 'rejected.safetensors')
+
+
+def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
+    listed = run('--bag', bag, '--list')
+    assert listed.returncode == 0
+    assert '/camera/image_raw  sensor_msgs/msg/Image  40 messages  20.0 Hz' in listed.stdout
+    out = tmp_path / 'w.safetensors'
+    planned = run('--bag', bag, '--out', out, *TINY, '--plan')
+    assert planned.returncode == 0, planned.stderr
+    assert '40 images' in planned.stdout
+    assert '12 steps of 4' in planned.stdout
+    assert not out.exists()
+    assert not (out.with_suffix('.run') / 'run.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'complaint'),
+    [
+        (['--topic', '/camera/image'], "Did you mean '/camera/image_raw'"),
+        (['--topic', '/words'], 'no images'),
+        (['--from', 'superpoint_huge'], 'shipped names'),
+        (['--harvest', 'train_frams=3'], 'unknown key train_frams'),
+        (['--harvest', 'min_train_frames=500'], 'Only'),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(bag, tmp_path, arguments, complaint):
+    done = run('--bag', bag, '--out', tmp_path / 'w.safetensors', *arguments)
+    assert done.returncode == 1
+    assert complaint in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+
+
+def figures(held_out, inliers, general):
+    def scores(pair):
+        return {name: {'matching_score': value} for name, value in zip((BEFORE, AFTER), pair, strict=True)}
+
+    real = {'10': {name: {'inliers': value} for name, value in zip((BEFORE, AFTER), inliers, strict=True)}}
+    return {'held_out': scores(held_out), 'general': scores(general), 'real': real}
+
+
+@pytest.mark.parametrize(
+    ('held_out', 'inliers', 'general', 'is_better'),
+    [
+        ((0.40, 0.41), (100, 100), (0.50, 0.50), True),
+        ((0.40, 0.40), (100, 120), (0.50, 0.60), False),  # no gain on the robot's own frames
+        ((0.40, 0.50), (100, 99.1), (0.50, 0.50), True),
+        ((0.40, 0.50), (100, 98.9), (0.50, 0.50), False),
+        ((0.40, 0.50), (100, 100), (0.50, 0.4901), True),
+        ((0.40, 0.50), (100, 100), (0.50, 0.4899), False),
+    ],
+)
+def test_new_weights_must_gain_and_may_not_lose(held_out, inliers, general, is_better):
+    verdict = judge(figures(held_out, inliers, general), ProofConfig())
+    assert verdict.is_better == is_better
+    assert sum('wanted' in reason for reason in verdict.reasons) == (not is_better)
+
+
+def test_steps_fit_into_the_minutes():
+    assert fit_steps(600, 2.0, None) == 600
+    assert fit_steps(600, 2.0, 10) == 300
+    assert fit_steps(600, 0.1, 10) == 600
+    assert fit_steps(600, 100.0, 1) == FEWEST_STEPS
+
+
+def test_two_processes_give_the_weights_of_one(retrained, bag, tmp_path):
+    """Its options must also reach it through torchrun, which takes beginnings of its own options for them."""
+    out = tmp_path / 'my_robot.safetensors'
+    micro = ['--set', *TINY[TINY.index('--set') + 1 : TINY.index('--proof')], 'loop.micro_batch=2']
+    arguments = ['--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, *micro, '--force']
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    done = subprocess.run(
+        [*launcher, '-m', 'superpoint_training.train_from_bag', *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = tmp_path / 'alone' / 'my_robot.safetensors'
+    assert run(*[alone if argument is out else argument for argument in arguments]).returncode == 0
+    labels = [path.with_suffix('.run') / 'labels_robot_1.npz' for path in (out, alone)]
+    assert labels[0].read_bytes() == labels[1].read_bytes()
+    expected = load_file(alone)
+    for name, tensor in load_file(out).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0.02, atol=2e-3)

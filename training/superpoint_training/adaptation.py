@@ -1,0 +1,198 @@
+"""Homographic adaptation (SuperPoint, section 5): a detector averaged over random views of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+
+from superpoint_ros.keypoints import KeypointSettings, select_keypoints
+from superpoint_ros.networks import STRIDE, score_map
+from superpoint_training.failures import first_line, halved, out_of_memory
+from superpoint_training.homographies import HomographyConfig, rescaling, sample_homography
+
+BEHIND = 1e-6
+"""Smallest third coordinate of a mapped pixel that still lies in front of the view."""
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """How frames are labelled.
+
+    Attributes:
+        views: N_h, the identity included.
+        homographies: what the other views look like.
+        scales: sizes, relative to the frame's, at which every view is looked at; an average over them weighs each
+            by its scale, since higher resolutions place corners better.
+        erosion: pixels taken off each view's border, where the picture's own edge looks like a corner.
+        min_views: a pixel needs so many views to be judged.
+        threshold: smallest averaged probability of a label.
+        nms_radius: pixels.
+        max_keypoints: labels a frame.
+        at_once: views that go through the network at once; halved, with a message, where memory does not suffice.
+    """
+
+    views: int = 100
+    homographies: HomographyConfig = field(default_factory=HomographyConfig)
+    scales: tuple[float, ...] = (1.0,)
+    erosion: int = 3
+    min_views: int = 2
+    threshold: float = 0.015
+    nms_radius: int = 4
+    max_keypoints: int = 600
+    at_once: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.views, self.min_views, self.at_once) < 1:
+            raise ValueError('views, min_views and at_once must be at least 1')
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f'scales must be positive numbers, got {self.scales}')
+
+
+class Adaptation:
+    """A detector averaged over views.
+
+    A frame's views go through the network in groups that depend on the frame alone, so that its scores do not depend
+    on which other frames are labelled, nor by how many processes.
+
+    Args:
+        network: gives logits as `SuperPoint` does; on `device`.
+        config: views and scales.
+        device: where to compute.
+    """
+
+    def __init__(self, network: nn.Module, config: LabelConfig, device: torch.device) -> None:
+        self._network, self._config, self._device = network, config, device
+        self._at_once = config.at_once
+
+    def scores(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The averaged keypoint probability of every pixel of a frame.
+
+        Each view's probabilities are warped back and summed; the sum is divided by the number of views that saw the
+        pixel, borders of `erosion` pixels not counted. The first view is the frame itself, borders and all.
+
+        Args:
+            frame: `[H, W]` uint8; cropped to multiples of 8 from the top left.
+            rng: of the views.
+
+        Returns:
+            `[H, W]` float32 of the cropped frame, 0 where fewer than `min_views` views saw the pixel.
+
+        Raises:
+            TrainingError: memory does not even suffice for one view.
+        """
+        height, width = (n // STRIDE * STRIDE for n in frame.shape)
+        config = self._config
+        if not height or not width:
+            return np.zeros((height, width), np.float32)
+        drawn = [sample_homography(rng, height, width, config.homographies) for _ in range(config.views - 1)]
+        homographies = np.stack([np.eye(3), *drawn])
+        total = torch.zeros((height, width), device=self._device)
+        count = torch.zeros((height, width), device=self._device)
+        for scale in config.scales:
+            summed, seen = self._at_scale(frame[:height, :width], homographies, scale)
+            total += summed * scale
+            count += seen * scale
+        enough = count > (min(config.min_views, config.views) - 0.01) * sum(config.scales)
+        return torch.where(enough, total / count.clamp(min=1e-9), 0).cpu().numpy()
+
+    def _at_scale(self, frame: np.ndarray, homographies: np.ndarray, scale: float) -> tuple[Tensor, Tensor]:
+        """Sum over views of the probabilities `[H, W]` in the frame's pixels, and the number of views that saw each."""
+        rows, columns = (max(1, round(n * scale / STRIDE)) * STRIDE for n in frame.shape)
+        resized = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        picture = torch.from_numpy(np.ascontiguousarray(resized)).to(self._device)[None, None].float() / 255
+        resize = rescaling(columns / frame.shape[1], rows / frame.shape[0])
+        while True:
+            try:
+                summed = torch.zeros(frame.shape, device=self._device)
+                seen = torch.zeros(frame.shape, device=self._device)
+                for first in range(0, len(homographies), self._at_once):
+                    group = homographies[first : first + self._at_once]
+                    probabilities = self._look(picture, resize @ group @ np.linalg.inv(resize))
+                    back, shown = self._bring_back(probabilities, resize @ group, frame.shape, first == 0)
+                    summed += back
+                    seen += shown
+                return summed, seen
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                message = first_line(error)
+            self._at_once = halved(min(self._at_once, len(homographies)), 'views', message)
+
+    @torch.inference_mode()
+    def _look(self, picture: Tensor, homographies: np.ndarray) -> Tensor:
+        """`[V, H, W]` probabilities in the pixels of views of a picture `[1, 1, H, W]`."""
+        height, width = picture.shape[-2:]
+        grid, _ = self._positions(np.linalg.inv(homographies), (height, width), (height, width))
+        views = grid_sample(picture.expand(len(grid), -1, -1, -1), grid, align_corners=False)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits = self._network(views.contiguous(memory_format=torch.channels_last))[0]
+        return score_map(logits)
+
+    @torch.inference_mode()
+    def _bring_back(
+        self, probabilities: Tensor, homographies: np.ndarray, shape: tuple[int, ...], with_identity: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Sum `[H, W]` of views' probabilities sampled at a frame's pixels, and how many views count there."""
+        height, width = shape
+        view_height, view_width = probabilities.shape[-2:]
+        grid, depth = self._positions(homographies, (height, width), (view_height, view_width))
+        margin = self._config.erosion + 0.5
+        inner = torch.tensor([1 - 2 * margin / view_width, 1 - 2 * margin / view_height], device=self._device)
+        counts = (grid.abs() <= inner + 1e-6).all(dim=-1) & (depth > BEHIND)
+        counts &= self._inside_frame(homographies, height, width, depth, margin)
+        if with_identity:
+            counts[0] = True
+        sampled = grid_sample(probabilities[:, None], grid, align_corners=False)[:, 0]
+        return torch.where(counts, sampled, 0).sum(dim=0), counts.sum(dim=0)
+
+    def _inside_frame(self, homographies: np.ndarray, height: int, width: int, depth: Tensor, margin: float) -> Tensor:
+        """`[V, H, W]` bool: which pixels of the frame lie at least `margin` pixels, in the view, within its edges.
+
+        The edge with line l in the frame has the line l' = H^-T l in the view, and the pixel p, at depth w there,
+        has the distance l.p / (w |l'|) from it.
+        """
+        x, y = np.arange(width), np.arange(height)
+        edges = np.array([[1, 0, 0.5], [-1, 0, width - 0.5], [0, 1, 0.5], [0, -1, height - 0.5]])
+        lines = np.linalg.inv(homographies).transpose(0, 2, 1) @ edges.T
+        left, right, top, bottom = margin * np.hypot(lines[:, 0], lines[:, 1]).T[:, :, None]
+        deepest_x = np.minimum((x + 0.5) / left, (width - 0.5 - x) / right)
+        deepest_y = np.minimum((y + 0.5) / top, (height - 0.5 - y) / bottom)
+        columns, rows = (torch.from_numpy(d).float().to(self._device) for d in (deepest_x, deepest_y))
+        slack = 1 + 1e-5
+        return (depth <= columns[:, None, :] * slack) & (depth <= rows[:, :, None] * slack)
+
+    def _positions(
+        self, homographies: np.ndarray, shape: tuple[int, int], target: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Where homographies take the pixels of `shape`: `[V, H, W, 2]`, normalised to a picture of shape `target`.
+
+        Also the third coordinate `[V, H, W]`, the depth. Pixels at or behind the horizon are sent far outside.
+        """
+        height, width = target
+        normalise = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+        matrices = torch.from_numpy(normalise @ homographies).float().to(self._device)
+        y = torch.arange(shape[0], device=self._device, dtype=torch.float32)[:, None]
+        x = torch.arange(shape[1], device=self._device, dtype=torch.float32)
+        x_part, y_part, constant = (matrices[..., axis, None, None] for axis in range(3))
+        across, down, depth = (x_part * x + (y_part * y + constant)).unbind(dim=1)
+        reciprocal = torch.where(depth > BEHIND, 1 / depth, torch.inf)
+        grid = torch.stack([across * reciprocal, down * reciprocal], dim=-1)
+        return grid.nan_to_num(4.0).clamp(-4, 4), depth
+
+
+def find_labels(scores: np.ndarray, config: LabelConfig) -> np.ndarray:
+    """Keypoints `[N, 2]` (x, y) of an averaged score map, best first, on whole pixels."""
+    if not scores.size:
+        return np.zeros((0, 2), np.float32)
+    settings = KeypointSettings(
+        max_keypoints=config.max_keypoints,
+        detection_threshold=config.threshold,
+        nms_radius=config.nms_radius,
+        subpixel=False,
+    )
+    return select_keypoints(scores, settings)[0]

@@ -1,0 +1,44 @@
+"""What goes wrong in a long run through no fault of the code, and how to know it by the error that PyTorch raises."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import torch
+
+
+class TrainingError(RuntimeError):
+    """A run had to end: memory, disk, device or another process failed; the message says what to do."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory, of the host or of a GPU, did not suffice."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+
+
+def halved(tried: int, what: str, message: str) -> int:
+    """Half of what was too much for memory at once; says so.
+
+    Raises:
+        TrainingError: it was one already.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if tried == 1:
+        raise TrainingError(
+            f'out of memory even with one of the {what} ({message}): use smaller pictures or a smaller network'
+        )
+    print(f'out of memory ({message}): going on with {tried // 2} instead of {tried} {what} at once', file=sys.stderr)
+    return tried // 2
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether the error says that the GPU itself failed: off the bus, reset, or a fault that ends its context."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ('CUDA error', 'CUDNN_STATUS'))
+
+
+def first_line(error: BaseException) -> str:
+    """The part of a message that is for people: without PyTorch's place in its sources and stack traces."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r'^\[enforce fail at .*?\] .*?\. ', '', line)[:300]

@@ -1,0 +1,51 @@
+"""The model card beside retrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from superpoint_training.files import write_whole
+from superpoint_training.harvest.report import to_markdown
+from superpoint_training.retraining.proof import AFTER, BEFORE
+
+MEASURES = {
+    'matching_score': 'matching score', 'repeatability': 'repeatability',
+    'localization_error': 'localisation error, px', 'nn_map': 'nearest-neighbour mAP', 'coverage': 'coverage',
+}  # fmt: skip
+
+
+def write_card(results: Mapping[str, Any], path: Path) -> None:
+    """Data with hashes, how it was trained, all figures and the verdict, as Markdown.
+
+    Raises:
+        TrainingError: it can't be written.
+    """
+    weights, verdict = results['weights'], results['verdict']
+    lines = [
+        f'# {Path(weights["out"]).stem}', '',
+        f'Retrained from `{weights["start"]}` on own recordings, without labels, by', '',
+        f'    {results["command"]}', '',
+        f'{"Better" if verdict["is_better"] else "Not better"} than before:', '',
+        *(f'- {reason}' for reason in verdict['reasons']), '',
+        f'## Figures, `{results["protocol"]}`', '',
+        '| | held out, before | after | general, before | after |', '|---|---:|---:|---:|---:|',
+    ]  # fmt: skip
+    for key, title in MEASURES.items():
+        figures = [
+            results['figures'][name][each].get(key) for name in ('held_out', 'general') for each in (BEFORE, AFTER)
+        ]
+        lines.append(f'| {title} | {" | ".join("–" if value is None else f"{value:.3f}" for value in figures)} |')
+    for gap, real in results['figures']['real'].items():
+        counts = f'{real[BEFORE]["inliers"]:.1f} before, {real[AFTER]["inliers"]:.1f} after'
+        lines += ['', f'Inliers between real held-out frames {gap} apart: {counts}, {real[AFTER]["pairs"]} pairs.']
+    lines += ['', '## Data', '', to_markdown(results['harvest']), '## Training', '']
+    for index, each in enumerate(results['rounds'], 1):
+        lines.append(
+            f'- Round {index}: {each["steps"]} steps, {each["seconds"] / 60:.1f} minutes, {each["labels"]:.0f} labels '
+            f'a frame, losses {each["losses"]}'
+        )
+    lines += [f'- {key}: `{value}`' for key, value in results['settings'].items()]
+    lines += [f'- {results["machine"]}; ' + ', '.join(f'{k} {v}' for k, v in results['versions'].items() if v)]
+    write_whole(path, ('\n'.join(lines) + '\n').encode())

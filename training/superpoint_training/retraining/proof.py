@@ -1,0 +1,172 @@
+"""Whether new weights are better: figures of both on frames that neither was trained on, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+
+from superpoint_ros.detector import Detector
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.matching import MatchSettings, match, verify
+from superpoint_ros.networks import fold_batch_norm
+from superpoint_training.evaluation.pair_run import PairRun, PreparedPair
+from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.loop import Validate
+from superpoint_training.peers import CANDIDATES, name_detector
+from superpoint_training.protocols import Protocol
+from superpoint_training.report.pictures import PairPicture
+
+BEFORE, AFTER = 'before', 'after'
+REAL_PAIRS = 60
+"""Pairs of real frames of each gap that are matched, evenly spread."""
+
+Draw = Callable[[str, str], PairPicture]
+
+
+@dataclass(frozen=True)
+class ProofConfig:
+    """What new weights must reach to replace the old ones; shares are relative to the old figure.
+
+    Attributes:
+        least_gain: of the matching score on held-out frames, seen beside themselves under known homographies in
+            another light.
+        most_inlier_loss: of the inliers between real held-out frames, for every gap.
+        most_general_loss: of the matching score on general pairs.
+        gaps: recorded frames between the two of a real pair; those that the held-out blocks are too short for are
+            left out.
+    """
+
+    least_gain: float = 0.0
+    most_inlier_loss: float = 0.01
+    most_general_loss: float = 0.02
+    gaps: tuple[int, ...] = (1, 10)
+
+    def __post_init__(self) -> None:
+        if min(self.gaps, default=1) < 1:
+            raise ValueError(f'gaps are recorded frames, at least 1, got {self.gaps}')
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What weights are judged on.
+
+    Attributes:
+        held_out: held-out frames beside views of themselves.
+        real: by gap, pairs of held-out frames `[H, W]` uint8.
+        general: pairs of anything else.
+        protocol: of the first and the last.
+    """
+
+    held_out: Sequence[PreparedPair]
+    real: Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
+    general: Sequence[PreparedPair]
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether new weights may replace old ones, with a sentence for each figure that was looked at."""
+
+    is_better: bool
+    reasons: list[str] = field(default_factory=list)
+
+
+def make_detector(network: nn.Module, name: str, device: str, settings: KeypointSettings | None = None) -> Detector:
+    """The network as the node would run it."""
+    return Detector(fold_batch_norm(network), settings, name=name, device=device)  # type: ignore[arg-type]
+
+
+def predictions(network: nn.Module, name: str, device: str) -> Predictions:
+    """The network behind the interface of the evaluation."""
+    settings = KeypointSettings(max_keypoints=CANDIDATES, detection_threshold=0.0)
+    detector = make_detector(network, name, device, settings)
+    return Predictions(name_detector(name, detector, key=name))
+
+
+def validation(pairs: Sequence[PreparedPair], protocol: Protocol, device: str) -> Validate:
+    """For `loop.train`: matching score and repeatability of a network on a few pairs."""
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        detect = predictions(network, 'network', device)
+        scores = [PairRun(pairs, protocol, {'network': detect}).score('network', pair.name).values for pair in pairs]
+        return {
+            name: float(np.nanmean([score[name] for score in scores])) for name in ('matching_score', 'repeatability')
+        }
+
+    return validate
+
+
+def prove(
+    before: nn.Module, after: nn.Module, material: Material, device: str, jobs: int
+) -> tuple[dict[str, Any], dict[str, Draw]]:
+    """All figures of both networks.
+
+    Returns:
+        by set (`held_out`, `general`): the results of `evaluate` for the detectors `before` and `after`; by gap under
+        `real`: matches, inliers and their ratio of both. And for each set what draws a pair.
+    """
+    networks = {BEFORE: before, AFTER: after}
+    detect = {name: predictions(network, name, device) for name, network in networks.items()}
+    figures: dict[str, Any] = {}
+    draws: dict[str, Draw] = {}
+    for name, pairs in (('held_out', material.held_out), ('general', material.general)):
+        run = PairRun(pairs, material.protocol, detect, jobs)
+        figures[name] = run.results()
+        draws[name] = run.draw
+    with_matcher = {name: make_detector(network, name, device) for name, network in networks.items()}
+    figures['real'] = {
+        str(gap): {name: real_figures(detector, pairs) for name, detector in with_matcher.items()}
+        for gap, pairs in material.real.items()
+    }
+    return figures, draws
+
+
+def real_figures(detector: Detector, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Means over pairs of real frames of what the front-end's matcher finds: matches, inliers, their ratio."""
+    settings = MatchSettings()
+    matches, inliers = [], []
+    for first, second in tqdm(
+        pairs, desc=f'real pairs, {detector.description.split(",")[0]}', unit='pair', leave=False
+    ):
+        train, query = detector.detect(first), detector.detect(second)
+        found = verify(match(query, train, settings), query.keypoints, train.keypoints, settings)
+        matches.append(len(found))
+        inliers.append(int(found.inlier.sum()))
+    ratio = [good / max(1, count) for good, count in zip(inliers, matches, strict=True)]
+    return {
+        'pairs': len(pairs),
+        'matches': float(np.mean(matches)),
+        'inliers': float(np.mean(inliers)),
+        'inlier_ratio': float(np.mean(ratio)),
+        'inliers_per_pair': inliers,
+    }
+
+
+def judge(figures: Mapping[str, Any], config: ProofConfig) -> Verdict:
+    """Compare the figures with what they must reach."""
+    checks = [
+        ('matching score on held-out frames', *_scores(figures['held_out']), config.least_gain, 3),
+        *(
+            (f'inliers between real frames {gap} apart', real[BEFORE]['inliers'], real[AFTER]['inliers'],
+             -config.most_inlier_loss, 1)
+            for gap, real in figures['real'].items()
+        ),
+        ('matching score on general pairs', *_scores(figures['general']), -config.most_general_loss, 3),
+    ]  # fmt: skip
+    verdicts, reasons = [], []
+    for what, old, new, least, digits in checks:
+        change = (new - old) / max(abs(old), 1e-9)
+        enough = change > least if least >= 0 else change >= least
+        verdicts.append(enough)
+        wanted = '' if enough else f', wanted {"more than " if least >= 0 else ""}{least:+.1%}'
+        reasons.append(f'{what}: {old:.{digits}f} to {new:.{digits}f} ({change:+.1%}{wanted})')
+    return Verdict(all(verdicts), reasons)
+
+
+def _scores(results: Mapping[str, Any]) -> tuple[float, float]:
+    return results[BEFORE]['matching_score'], results[AFTER]['matching_score']

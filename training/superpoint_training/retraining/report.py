@@ -1,0 +1,136 @@
+"""report.html: what was trained on, how the training went, and whether it helped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from superpoint_training.report import (
+    Axis,
+    Block,
+    Cell,
+    Details,
+    Grid,
+    Items,
+    Page,
+    Table,
+    Text,
+    compare,
+    curves,
+)
+from superpoint_training.report.blocks import number
+from superpoint_training.report.differences import EXPLANATION, difference_plots
+from superpoint_training.retraining.proof import AFTER, BEFORE, Draw
+
+DRAWN = 3
+"""Pairs of each set that are drawn before and after."""
+SETS = {
+    'held_out': 'Held-out frames beside views of themselves, in another light',
+    'general': 'General pairs, which the robot may never see',
+}
+
+
+def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Path) -> None:
+    """Write the page, which opens offline."""
+    verdict = results['verdict']
+    weights = results['weights']
+    page = Page(
+        f'Retraining of {weights["start"]}',
+        'Better: the new weights are in place.' if verdict['is_better'] else 'Not better: the old weights stay.',
+        {'made': results['created'], 'machine': results['machine'], 'weights': weights['out']},
+    )
+    page.section('Verdict', Items(list(verdict['reasons'])))
+    for name, title in SETS.items():
+        figures = results['figures'][name]
+        before, after = (
+            {'protocol': results['protocol'], 'detectors': {'weights': figures[each]}} for each in (BEFORE, AFTER)
+        )
+        comparison = compare(before, after, (BEFORE, AFTER))
+        section = page.section(title, comparison.table(), *difference_plots(comparison.rows))
+        if name in draws:
+            section.add(*_drawn(figures, draws[name]))
+    if results['figures']['real']:
+        page.section('Real held-out frames', _real_table(results['figures']['real']))
+    page.section('How the training went', *_training(results['rounds']))
+    page.section('What it was trained on', Text(_sources(results)), _harvest_table(results['harvest']))
+    page.section('How to read this', Text(EXPLANATION), Items(_caveats(results)))
+    settings = [(key, str(value)) for key, value in results['settings'].items()]
+    page.section('Command, settings and versions', Details('All of them', [Items([
+        ('command', results['command']), *settings, *((k, str(v)) for k, v in results['versions'].items()),
+    ])]))  # fmt: skip
+    page.write(path)
+
+
+def _drawn(figures: Mapping[str, Any], draw: Draw) -> list[Block]:
+    """The pairs that gained most and the one that lost most, before and after."""
+    old, new = (figures[name]['per_pair'] for name in (BEFORE, AFTER))
+    gain = {pair: (new[pair]['matching_score'] or 0) - (old[pair]['matching_score'] or 0) for pair in new}
+    ordered = sorted(gain, key=lambda pair: -gain[pair])
+    chosen = dict.fromkeys([*ordered[: DRAWN - 1], *ordered[-1:]])
+    return [Grid([draw(name, pair) for name in (BEFORE, AFTER)], wide=True) for pair in chosen]
+
+
+def _real_table(real: Mapping[str, Any]) -> Table:
+    rows: list[list[str | Cell]] = []
+    for gap, figures in real.items():
+        for name in (BEFORE, AFTER):
+            each = figures[name]
+            best = each['inliers'] == max(other['inliers'] for other in figures.values())
+            rows.append([
+                f'{gap} apart, {name}', str(each['pairs']), number(each['matches'], 0),
+                Cell(number(each['inliers'], 1), 'best' if best else ''), number(each['inlier_ratio']),
+            ])  # fmt: skip
+    head = ['recorded frames', 'pairs', 'matches', 'inliers', 'inlier ratio']
+    return Table(head, rows, "Matches of the front-end's matcher that agree with an epipolar geometry")
+
+
+def _training(rounds: list[Mapping[str, Any]]) -> list[Block]:
+    blocks: list[Block] = []
+    for index, each in enumerate(rounds, 1):
+        title = f'Round {index}: ' if len(rounds) > 1 else ''
+        blocks.append(Text(
+            f'{title}{each["steps"]} steps in {each["seconds"] / 60:.1f} minutes; the weights are those of step '
+            f'{each["step"]}, with {each["labels"]:.0f} labels a frame.'
+        ))  # fmt: skip
+        plots = []
+        for beginning, name in (('loss/', 'Losses'), ('validation/', 'Validation on held-out frames')):
+            lines = {
+                curve.removeprefix(beginning): tuple(zip(*points, strict=True))
+                for curve, points in each['curves'].items() if curve.startswith(beginning) and points
+            }  # fmt: skip
+            if lines:
+                plots.append(curves(lines, name, Axis('step'), Axis(''), points=beginning == 'validation/'))  # type: ignore[arg-type]
+        blocks.append(Grid(plots))
+    return blocks
+
+
+def _sources(results: Mapping[str, Any]) -> str:
+    total = results['harvest']['total']
+    return (
+        f'{total["train"]} frames of {total["seen"]} recorded, and {results["general_frames"]} general pictures. '
+        f'{total["held_out"]} frames of other stretches of time were held out: the first third watched the training, '
+        'the others are what the figures above are from.'
+    )
+
+
+def _harvest_table(harvest: Mapping[str, Any]) -> Table:
+    rows: list[list[str | Cell]] = []
+    for recording in harvest['recordings']:
+        for name, topic in recording['topics'].items():
+            dropped = ', '.join(f'{count} {why.replace("_", " ")}' for why, count in topic['dropped'].items())
+            rows.append([
+                recording['path'], name, str(topic['seen']), str(topic['train']), str(topic['held_out']),
+                dropped or 'none', recording['damage'] or 'none', recording['sha256'][:16],
+            ])  # fmt: skip
+    head = ['recording', 'topic', 'images', 'train', 'held out', 'dropped', 'damage', 'SHA-256']
+    return Table(head, rows, 'Recordings', words=2)
+
+
+def _caveats(results: Mapping[str, Any]) -> list[str]:
+    return [
+        'The held-out frames are of the same recordings: another day, place or lens may tell otherwise.',
+        'Known homographies are exact but flat; the real pairs are real, but only say how many matches agree with '
+        'one another.',
+        f'One training with one seed ({results["settings"].get("seed", 0)}).',
+    ]

@@ -1,0 +1,55 @@
+"""How long a training takes on this machine, and how many steps fit into the time there is."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from superpoint_training.accumulation import Accumulator
+from superpoint_training.adaptation import Adaptation, LabelConfig
+from superpoint_training.distributed import World
+from superpoint_training.examples import LabelledFrames, batches
+from superpoint_training.labels import NamedFrames
+from superpoint_training.recipes import Recipe
+
+TIMED_STEPS = 4
+FEWEST_STEPS = 20
+
+
+def seconds_a_step(
+    recipe: Recipe, network: nn.Module, sources: Mapping[str, LabelledFrames], config: Any, world: World
+) -> float:
+    """Time of a training step, forward and backward, on copies: nothing is trained."""
+    trial = copy.deepcopy(network).to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    alone = replace(world, size=1, rank=0)
+    accumulator = Accumulator(trial, config.loop.micro_batch, alone)
+    losses = recipe.make_losses(config)
+    examples = recipe.make_examples(config, sources)
+    laps = []
+    for index, batch in enumerate(batches(examples, config.loop.batch_size, 0, TIMED_STEPS + 1, 0, alone)):
+        began = time.perf_counter()
+        accumulator.run(batch, losses, index)
+        laps.append(time.perf_counter() - began)
+    return sorted(laps[1:])[TIMED_STEPS // 2]
+
+
+def seconds_a_label(network: nn.Module, frames: NamedFrames, config: LabelConfig, world: World) -> float:
+    """Time to label one frame."""
+    adaptation = Adaptation(network.to(world.device).eval(), config, world.device)
+    began = time.perf_counter()
+    adaptation.scores(frames[0], np.random.default_rng(0))
+    return time.perf_counter() - began
+
+
+def fit_steps(steps: int, seconds: float, minutes: float | None) -> int:
+    """As many of the steps as fit into the minutes, so that the learning rate still falls to its end."""
+    if minutes is None:
+        return steps
+    return max(FEWEST_STEPS, min(steps, int(60 * minutes / seconds)))

@@ -1,0 +1,101 @@
+"""The folder of a retraining: where everything that it makes lies, and what it was begun with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from superpoint_training.failures import TrainingError
+from superpoint_training.files import write_whole
+
+
+class Workspace:
+    """Paths below one folder, and the settings of the run that the folder belongs to.
+
+    Attributes:
+        folder: made by `begin`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._run = folder / 'run.json'
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has left something here to go on with."""
+        return self._run.exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether that run came to its report."""
+        return self.results.exists()
+
+    @property
+    def frames(self) -> Path:
+        """Cache of the harvest."""
+        return self.folder / 'frames'
+
+    @property
+    def results(self) -> Path:
+        """All figures."""
+        return self.folder / 'results.json'
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.folder / 'report.html'
+
+    @property
+    def rejected(self) -> Path:
+        """Weights that are not better."""
+        return self.folder / 'rejected.safetensors'
+
+    def labels(self, source: str, round_number: int) -> Path:
+        """Labels of a source's frames, made for a round of training."""
+        return self.folder / f'labels_{source}_{round_number}.npz'
+
+    def checkpoint(self, round_number: int) -> Path:
+        """All that is needed to go on with a round of training."""
+        return self.folder / f'round_{round_number}.checkpoint'
+
+    def logs(self, round_number: int) -> Path:
+        """TensorBoard's files."""
+        return self.folder / 'logs' / f'round_{round_number}'
+
+    def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Make the folder, or go on in it.
+
+        Raises:
+            TrainingError: there is a run here and `resume` is False, or it had other settings.
+        """
+        settings = json.loads(json.dumps(settings, default=str))
+        if self.is_begun:
+            if not resume:
+                raise TrainingError(
+                    f"'{self.folder}' has a run already: go on with it by --resume, or remove the folder to begin anew."
+                )
+            begun = self.settings()
+            changed = [key for key in settings if settings[key] != begun.get(key)]
+            if changed:
+                was = '; '.join(f'{key} was {begun.get(key)}, is {settings[key]}' for key in changed)
+                raise TrainingError(f"The run in '{self.folder}' was begun with other settings: {was}.")
+            return
+        write_whole(self._run, json.dumps(settings, indent=1).encode())
+
+    def settings(self) -> dict[str, Any]:
+        """What the run was begun with, and what it remembered since.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        try:
+            settings: dict[str, Any] = json.loads(self._run.read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"'{self._run}' is not readable ({error}): remove '{self.folder}'.") from error
+        return settings
+
+    def remember(self, **values: Any) -> None:
+        """Add values to the settings, for when the run goes on."""
+        write_whole(self._run, json.dumps(self.settings() | values, indent=1).encode())

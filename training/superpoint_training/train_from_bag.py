@@ -1,0 +1,174 @@
+"""`train_from_bag`: recordings of a robot in, better weights for it out; no labels.
+
+    ros2 run superpoint_ros train_from_bag --bag my_drive --topic /camera/image_raw --out my_robot.safetensors
+
+Beside the weights stands their model card; the folder my_robot.run gets report.html, results.json, TensorBoard's logs
+and all that is needed to go on after an interruption (--resume). Weights that are not better on held-out frames do
+not replace anything. On several GPUs or machines: torchrun --nproc-per-node=N -m superpoint_training.train_from_bag ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from superpoint_ros.engines import EngineError
+from superpoint_ros.networks import WeightsError
+from superpoint_ros.share import share_directory
+from superpoint_training.adaptation import LabelConfig
+from superpoint_training.allocator import keep_freed_memory
+from superpoint_training.config import load_config
+from superpoint_training.distributed import join_world
+from superpoint_training.failures import TrainingError
+from superpoint_training.harvest import HarvestConfig, list_topics
+from superpoint_training.protocols import PROTOCOLS
+from superpoint_training.recipes import RECIPES
+from superpoint_training.retraining.proof import ProofConfig
+from superpoint_training.retraining.run import Interrupted, Request, plan, retrain
+from superpoint_training.retraining.workspace import Workspace
+
+DONE, ERROR, INTERRUPTED, NOT_BETTER = 0, 1, 3, 4
+"""Exit statuses."""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='train_from_bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--bag', nargs='+', required=True, type=Path, metavar='PATH',
+        help='rosbag2 folders or files, ROS 1 bags, videos, folders of pictures',
+    )  # fmt: skip
+    parser.add_argument('--topic', nargs='+', metavar='NAME', help='image topics; default: the one with most images')
+    parser.add_argument('--out', type=Path, help='weights to write (.safetensors)')
+    parser.add_argument('--list', action='store_true', help='show the topics of the recordings, and stop')
+    parser.add_argument('--plan', action='store_true', help='show what would be done, how long, how much disk; stop')
+    parser.add_argument('--resume', action='store_true', help='go on with the run that was stopped')
+    parser.add_argument('--force', action='store_true', help='write the weights even if they are not better')
+    parser.add_argument(  # not --start, which torchrun would take for its --start-method
+        '--from', dest='start', default='superpoint', metavar='WEIGHTS', help="name or file; 'none' for fresh ones"
+    )
+    parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
+    parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
+    parser.add_argument('--short-side', type=int, default=256, help='of pictures trained on, pixels; default: 256')
+    parser.add_argument('--minutes', type=float, help='that the training of a round may take; fits the steps to it')
+    parser.add_argument(
+        '--general', type=Path, metavar='DIR', help='pictures against forgetting; default: shipped ones'
+    )
+    parser.add_argument('--general-limit', type=int, default=400, help='use so many of them; default: 400')
+    parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
+    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='kp2d-320', help='of the figures')
+    parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
+    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
+    parser.add_argument('--config', type=Path, help="the recipe's YAML; default: config/training/fine_tune.yaml")
+    for name, what in (
+        ('set', 'the recipe'), ('harvest', 'the choice of frames'), ('labels', 'the labels'), ('proof', 'the proof'),
+    ):  # fmt: skip
+        parser.add_argument(
+            f'--{name}', nargs='+', default=[], metavar='KEY=VALUE', help=f'override settings of {what}'
+        )
+    options = parser.parse_args(arguments)
+    if not options.list and options.out is None:
+        parser.error('--out is needed: where to write the weights')
+    if options.out is not None and options.out.suffix != '.safetensors':
+        parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")
+    if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
+        parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
+    return options
+
+
+def make_request(options: argparse.Namespace) -> Request:
+    """The options, their files read.
+
+    Raises:
+        ConfigError: a setting is unknown or makes no sense.
+    """
+    config = share_directory() / 'config' / 'training'
+    defaults = os.devnull
+    return Request(
+        recordings=options.bag,
+        topics=options.topic,
+        out=options.out,
+        start=options.start,
+        labeller='superpoint' if options.start == 'none' else options.start,
+        recipe=options.recipe,
+        training=load_config(RECIPES[options.recipe].config, options.config or config / 'fine_tune.yaml', options.set),
+        harvest=load_config(HarvestConfig, defaults, options.harvest),
+        labels=load_config(LabelConfig, config / 'labels.yaml', options.labels),
+        proof=load_config(ProofConfig, defaults, options.proof),
+        short_side=options.short_side,
+        rounds=options.rounds,
+        minutes=options.minutes,
+        general=options.general,
+        general_limit=options.general_limit,
+        general_pairs=options.general_pairs,
+        protocol=options.protocol,
+        jobs=options.jobs,
+        force=options.force,
+    )
+
+
+def show_topics(recordings: Sequence[Path]) -> None:
+    """Print a line for each topic."""
+    for topic in list_topics(recordings):
+        seconds = (topic.last_ns - topic.first_ns) / 1e9 if topic.count > 1 else 0.0
+        print(
+            f'{topic.recording}  {topic.name}  {topic.type}  {topic.count} messages  {topic.rate_hz:.1f} Hz  '
+            f'{topic.bytes / 1e6:.1f} MB  {seconds:.1f} s' + (f'  DAMAGED: {topic.damage}' if topic.damage else '')
+        )
+
+
+def run(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """What the options ask for."""
+    request = make_request(options)
+    work = Workspace(options.work or options.out.with_suffix('.run'))
+    with join_world(options.device) as world:
+        if options.plan:
+            for name, words in plan(request, work, world):
+                print(f'{name:10}{words}')
+            return DONE
+        if world.first:
+            work.begin(request.settings(), options.resume)
+        world.wait()
+        verdict = retrain(request, work, world, command)
+        if not world.first:
+            return DONE
+        if isinstance(verdict, Interrupted):
+            print(f'stopped in {verdict.stage}; go on with the same command and --resume', file=sys.stderr)
+            return INTERRUPTED
+        print('\n'.join(verdict.reasons))
+        print(f'report: {work.report}')
+        if not (verdict.is_better or options.force):
+            print(f"not better: '{options.out}' is not written; the new weights are '{work.rejected}'", file=sys.stderr)
+            return NOT_BETTER
+        print(f'weights: {options.out}\nto a running front-end:')
+        print(f'  ros2 param set /superpoint_frontend weights {options.out.resolve()}')
+        print('  ros2 service call /superpoint_frontend/reload_weights std_srvs/srv/Trigger')
+        return DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 for an error, 3 when it was stopped and --resume goes on, 4 for weights not better."""
+    options = parse(arguments)
+    keep_freed_memory()
+    command = ['train_from_bag', *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        if options.list:
+            show_topics(options.bag)
+            return DONE
+        return run(options, command)
+    except (WeightsError, EngineError, TrainingError, ValueError, OSError, FloatingPointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return ERROR
+    except KeyboardInterrupt:
+        print('stopped; go on with the same command and --resume', file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == '__main__':
+    sys.exit(main())
