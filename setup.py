@@ -25,7 +25,10 @@ setup(
         *find_packages('training', include=['superpoint_training*']),
     ],
     package_dir={'superpoint_training': 'training/superpoint_training'},
-    package_data={PACKAGE: ['weights/*.safetensors', 'weights/*.md', 'demo/photographs/*']},
+    package_data={
+        PACKAGE: ['weights/*.safetensors', 'weights/*.md', 'demo/photographs/*'],
+        'superpoint_training.report': ['templates/*'],
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (str(SHARE), ['package.xml']),
@@ -44,8 +47,8 @@ setup(
         # rclpy and the messages for machines without a ROS distribution.
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'cpu': ['openvino>=2024.4'],
-        'training': ['tqdm'],
-        'test': ['pytest', 'hypothesis', 'mypy', 'ruff', 'types-PyYAML'],
+        'training': ['jinja2', 'matplotlib', 'tensorboard', 'tqdm'],
+        'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'ruff', 'types-PyYAML'],
     },
     zip_safe=False,
     entry_points={
@@ -55,6 +58,7 @@ setup(
             'benchmark = superpoint_ros.benchmark:main',
             'demo = superpoint_ros.demo.__main__:main',
             'train = superpoint_training.train:main',
+            'train_from_bag = superpoint_training.train_from_bag:main',
             'label = superpoint_training.label:main',
             'route = superpoint_training.route:main',
             'evaluate = superpoint_training.evaluate:main',
