@@ -10,6 +10,7 @@ from typing import TypeVar
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 
 from superpoint_ros.nodes.parameters import ParameterError
 
@@ -31,7 +32,11 @@ def run(
     node = None
     try:
         node = make()
-        work(node)
+        try:
+            work(node)
+        finally:
+            # Ends the thread in which rclpy answers signals: it would go on to use the executor, which is about to go.
+            uninstall_signal_handlers()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except refusals as error:
