@@ -15,13 +15,19 @@ except ImportError:
 
 
 @cache
+def _core() -> openvino.Core:
+    """The one of this process: each more would load the CPU plugin with its threads anew, and unload it some time."""
+    return openvino.Core()
+
+
+@cache
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16, with OpenVINO there to use it."""
-    return openvino is not None and 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return openvino is not None and 'BF16' in _core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 def compile_for_cpu(graph: openvino.Model, *, bfloat16: bool) -> openvino.CompiledModel:
     """Compile for the least time of one inference; all that is not quantised computes in bfloat16 or float32."""
     precision = openvino.Type.bf16 if bfloat16 else openvino.Type.f32
     config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
-    return openvino.Core().compile_model(graph, 'CPU', config)
+    return _core().compile_model(graph, 'CPU', config)
