@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from superpoint_ros.processor import processor_name
 from superpoint_training.evaluation.problems import Skipped
 from superpoint_training.versions import installed
 
@@ -31,16 +32,7 @@ def header(command: Sequence[str], skipped: Sequence[Skipped]) -> dict[str, Any]
 
 def machine() -> str:
     """The processor and how many of its cores there are."""
-    return f'{_processor()}, {os.cpu_count()} cores, {platform.system()}'
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    return next(named, platform.machine())
+    return f'{processor_name()}, {os.cpu_count()} cores, {platform.system()}'
 
 
 def write(results: dict[str, Any], path: Path) -> None:

@@ -110,13 +110,14 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
         WeightsError: the weights to begin with, or the labeller's, can't be read.
     """
     frames = _harvest(request, work, world)
+    if frames.held_out is None:
+        raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     general = general_frames(request.general, request.general_limit)
-    material = _material(request, frames)
     network = _start_network(request)
     labeller: nn.Module = load_network(request.labeller)
     rounds: list[dict[str, Any]] = []
     for number in range(1, request.rounds + 1):
-        outcome, about = _round(request, work, world, number, network, labeller, frames, general, material)
+        outcome, about = _round(request, work, world, number, network, labeller, frames.train, frames.held_out, general)
         if outcome is None or not outcome.finished:
             return Interrupted(f'round {number} of {request.rounds}')
         rounds.append(about | _summary(outcome) | describe_run(outcome, request.training, world))
@@ -127,6 +128,7 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
     _save(request, work, network, frames, rounds[-1])
     # Read again, so that what is judged is what would be used: in half precision.
     trained = load_network(work.rejected, fold=False)
+    material = _material(request, frames, frames.held_out)
     figures, draws = proof.prove(reference, trained, material, str(world.device), request.jobs)
     verdict = proof.judge(figures, request.proof)
     results = header(command, []) | {
@@ -149,15 +151,13 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
 
 
 def _harvest(request: Request, work: Workspace, world: World) -> Harvest:
+    what = request.recordings, request.topics, request.harvest, work.frames
     if world.size > 1:
-        survey_share(
-            request.recordings, request.topics, request.harvest, work.frames, world.rank, world.size, world.first
-        )
+        survey_share(*what, world.rank, world.size, world.first)
         world.wait()
-    if world.first:
-        harvest(request.recordings, request.topics, request.harvest, work.frames)
+    chosen = harvest(*what) if world.first else None
     world.wait()
-    return harvest(request.recordings, request.topics, request.harvest, work.frames, show_progress=False)
+    return chosen or harvest(*what, show_progress=False)
 
 
 def _start_network(request: Request) -> nn.Module:
@@ -167,11 +167,8 @@ def _start_network(request: Request) -> nn.Module:
     return load_network(request.start, fold=False).requires_grad_(True)
 
 
-def _material(request: Request, frames: Harvest) -> proof.Material:
+def _material(request: Request, frames: Harvest, held_out: Frames) -> proof.Material:
     """The held-out frames but the first third, which watch the training."""
-    held_out = frames.held_out
-    if held_out is None:
-        raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     protocol = PROTOCOLS[request.protocol]
     first = len(held_out) // 3
     real = {}
@@ -187,11 +184,11 @@ def _material(request: Request, frames: Harvest) -> proof.Material:
 
 def _round(
     request: Request, work: Workspace, world: World, number: int, network: nn.Module, labeller: nn.Module,
-    frames: Harvest, general: Frames, material: proof.Material,
+    train: Frames, held_out: Frames, general: Frames,
 ) -> tuple[Outcome | None, dict[str, Any]]:  # fmt: skip
     """Label the frames and train on them; None if it was stopped while labelling."""
     sources = {}
-    for name, recorded in (('robot', frames.train), ('general', general)):
+    for name, recorded in (('robot', train), ('general', general)):
         pictures = Shrunk(recorded, request.short_side)
         labels, complete = label_frames(
             labeller, pictures, request.labels, work.labels(name, number), world=world, seed=number,
@@ -203,8 +200,7 @@ def _round(
     recipe, config = RECIPES[request.recipe], request.training
     steps = _steps(request, work, world, number, network, sources)
     loop = replace(config.loop, steps=steps, warm_up=min(config.loop.warm_up, steps // 5))
-    held_out = frames.held_out
-    assert held_out is not None
+    protocol = PROTOCOLS[request.protocol]
     watched = [held_out[index] for index in range(max(1, len(held_out) // 3))]
     chosen = np.unique(np.linspace(0, len(watched) - 1, VALIDATION_FRAMES).round().astype(int))
     watched = [watched[index] for index in chosen]
@@ -215,7 +211,7 @@ def _round(
         replace(config, loop=loop),
         work.checkpoint(number),
         world=world,
-        validate=proof.validation(warped_pairs(watched, material.protocol), material.protocol, str(world.device)),
+        validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device)),
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
     )

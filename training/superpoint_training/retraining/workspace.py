@@ -28,11 +28,6 @@ class Workspace:
         return self._run.exists()
 
     @property
-    def is_finished(self) -> bool:
-        """Whether that run came to its report."""
-        return self.results.exists()
-
-    @property
     def frames(self) -> Path:
         """Cache of the harvest."""
         return self.folder / 'frames'
