@@ -132,10 +132,10 @@ def test_auto_takes_int8_only_where_the_processor_multiplies_it(network, monkeyp
 
 @needs_openvino
 def test_an_openvino_that_cannot_start_raises_engine_error(network, monkeypatch):
-    def no_plugins():
+    def no_plugins(*_, **__):
         raise RuntimeError('no plugins')
 
-    monkeypatch.setattr(engines.openvino, 'Core', no_plugins)
+    monkeypatch.setattr(engines.openvino.Core, 'compile_model', no_plugins)
     with pytest.raises(EngineError, match='openvino float32 on cpu: no plugins'):
         list(load_engine(network, 'openvino', 'cpu', 'float32').maps([np.zeros((8, 8), np.uint8)]))
 
