@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from superpoint_training.frames import Frames
+from superpoint_training.frames import Frames, Shrunk
 
 
 def test_frames_come_from_folders_and_tars_alike(pictures, tmp_path):
@@ -48,6 +48,17 @@ def test_shards_of_one_name_in_several_folders_are_all_there(tmp_path):
     frames = Frames(tmp_path)
     assert frames.names == ['a/frames.tar/0.pgm', 'b/frames.tar/0.pgm']
     assert [frames[index][0, 0] for index in range(2)] == [0, 1]
+
+
+def test_shrunk_frames_keep_names_and_place(pictures):
+    """A pixel of the smaller picture is the mean of those that it covers, and none is ever enlarged."""
+    frames = Frames(pictures)
+    half, as_before = Shrunk(frames, 64), Shrunk(frames, 200)
+    assert half.names == frames.names
+    assert len(half) == len(frames) == 4
+    means = frames[1].reshape(64, 2, 80, 2).mean((1, 3))
+    np.testing.assert_allclose(half[1], means, atol=0.51)
+    assert (as_before[1] == frames[1]).all()
 
 
 def total(frames, index):

@@ -10,6 +10,7 @@ from superpoint_training.recipes.losses import (
     dense_hinge_loss,
     detector_loss,
     info_nce_loss,
+    repeatability_loss,
 )
 
 
@@ -98,6 +99,87 @@ def test_info_nce_prefers_the_right_pairing_and_survives_nothing():
     assert info_nce_loss(descriptors, descriptors, points, valid) < 1e-3
     assert info_nce_loss(descriptors, descriptors.roll(1, dims=1), points, valid) > 5
     assert info_nce_loss(descriptors, descriptors, points, ~valid) == 0
+
+
+def sure_of(*pixels, rows=3, columns=4):
+    """Logits `[1, 65, rows, columns]` of a detector that is sure of keypoints at pixels (x, y), one a cell at most."""
+    logits = torch.zeros(1, 65, rows, columns)
+    logits[:, 64] = 40
+    for x, y in pixels:
+        logits[0, y % 8 * 8 + x % 8, y // 8, x // 8] = 80
+    return logits
+
+
+EVERYWHERE = torch.ones(1, 3, 4, dtype=torch.bool)
+SHIFT = torch.tensor([[[1.0, 0, 5], [0, 1, -2], [0, 0, 1]]])
+
+
+def test_a_keypoint_is_worth_how_near_the_other_picture_has_one_less_its_price():
+    """Of three keypoints the first is found a pixel off, the second not at all, and the third is out of sight."""
+    first, second = sure_of((10, 10), (3, 17), (30, 20)), sure_of((16, 8), (8, 20))
+    shared = sum(0 <= x + 5 <= 31 and 0 <= y - 2 <= 23 for x in range(32) for y in range(24))
+    near = np.exp(-1 / (2 * 1.5**2))
+    worth = (near - 0.25) + (0 - 0.25)
+    actual = repeatability_loss(first, second, SHIFT, EVERYWHERE, EVERYWHERE, sigma=1.5, price=0.25).item()
+    assert shared == 27 * 22
+    assert actual == pytest.approx(-worth * 64 / shared, rel=1e-4)
+
+
+def test_repeatability_against_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    first, second = 3 * torch.randn(2, 1, 65, 3, 4, generator=generator)
+    homography = np.array([[0.9, 0.15, 2], [-0.1, 1.1, 1], [1e-3, -5e-4, 1]])
+    valid, other_valid = torch.rand(2, 1, 3, 4, generator=generator) < 0.8
+    own, other = (
+        logits.softmax(1)[0, :64].reshape(8, 8, 3, 4).permute(2, 0, 3, 1).reshape(24, 32).numpy().astype(float)
+        for logits in (first, second)
+    )
+
+    def closeness(x, y):
+        return min(1, sum(
+            other[v, u] * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 1.0**2))
+            for v in range(max(0, y - 3), min(24, y + 4)) for u in range(max(0, x - 3), min(32, x + 4))
+        ))  # fmt: skip
+
+    worth = []
+    for y in range(24):
+        for x in range(32):
+            u, v, w = homography @ [x, y, 1]
+            left, top = int(np.floor(u / w)), int(np.floor(v / w))
+            right, down = u / w - left, v / w - top
+            corners = [
+                (left + i, top + j, (right if i else 1 - right) * (down if j else 1 - down))
+                for i in (0, 1) for j in (0, 1)
+            ]  # fmt: skip
+            seen = all(0 <= a < 32 and 0 <= b < 24 and other_valid[0, b // 8, a // 8] for a, b, _ in corners)
+            if seen and valid[0, y // 8, x // 8]:
+                worth.append(own[y, x] * (sum(share * closeness(a, b) for a, b, share in corners) - 0.3))
+    matrix = torch.tensor(homography)[None].float()
+    actual = repeatability_loss(first, second, matrix, valid, other_valid, sigma=1.0, price=0.3).item()
+    assert actual == pytest.approx(-64 * np.mean(worth), rel=1e-3)
+
+
+def test_following_the_repeatability_loss_finds_the_other_pictures_keypoints():
+    second = sure_of((16, 8), (8, 20))
+    logits = torch.zeros(1, 65, 3, 4, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.5)
+    for _ in range(40):
+        optimizer.zero_grad()
+        repeatability_loss(logits, second, SHIFT, EVERYWHERE, EVERYWHERE, price=0.5).backward()
+        optimizer.step()
+    found = logits.detach().softmax(1)[0, :64].reshape(8, 8, 3, 4).permute(2, 0, 3, 1).reshape(24, 32)
+    assert found[10, 11] > 0.5
+    assert found[22, 3] > 0.5
+    assert found[2:8, 8:16].sum() < 0.1  # shown by both and found by neither
+
+
+def test_pictures_that_share_nothing_have_no_repeatability_to_lose():
+    away = torch.tensor([[[1.0, 0, 500], [0, 1, 0], [0, 0, 1]]])
+    logits = torch.randn(1, 65, 3, 4, requires_grad=True)
+    loss = repeatability_loss(logits, sure_of(), away, EVERYWHERE, EVERYWHERE)
+    loss.backward()
+    assert loss == 0
+    assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize('valid', [True, False])

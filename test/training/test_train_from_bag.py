@@ -92,6 +92,27 @@ def test_the_figures_before_are_those_of_the_old_weights_and_after_of_the_new(re
     assert results['rounds'][0]['curves']['validation/matching_score'][0][0] == 0
 
 
+def test_fresh_weights_in_two_rounds(bag, tmp_path):
+    """Labels of the first round are those of shipped weights, of the second those of what the first trained."""
+    out = tmp_path / 'fresh.safetensors'
+    network = ['network.widths=[8,8,8,8,8,8,8,8]', 'network.head_width=16', 'network.descriptor_dim=16']
+    options = [*TINY, '--from', 'none', '--rounds', '2', '--force']
+    settings = options.index('--set') + 1
+    options[settings:settings] = network
+    done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *options)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out.with_suffix('.run') / 'results.json').read_text())
+    first, second = results['rounds']
+    assert first['steps'] == second['steps'] == 12
+    assert first['labels'] != second['labels']
+    assert results['weights']['start'] == 'none'
+    assert load_network(out).config.descriptor_dim == 16
+    shipped = predictions(load_network('superpoint', fold=False), BEFORE, 'cpu')
+    protocol = PROTOCOLS[results['protocol']]
+    own = PairRun(general_pairs(None, protocol, 1), protocol, {BEFORE: shipped}).results()[BEFORE]
+    assert results['figures']['general'][BEFORE]['matching_score'] == pytest.approx(own['matching_score'], abs=1e-4)
+
+
 def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retrained, tmp_path):
     rclpy = pytest.importorskip('rclpy', reason='ROS is not installed')
     from ros_processes import Camera, NodeProcess, image_message, scene

@@ -167,7 +167,7 @@ class PairExamples(Dataset[Example]):
     For each of the views `a` and `b`: `image_* [1, S, S]` uint8, `cells_*` int64 and `valid_*` bool `[S/8, S/8]`;
     and for the descriptor losses `points_a`, `points_b [N, 2]` float32 with `points_valid [N]` bool, and
     `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b, with `described`, a bool: whether the
-    picture is for the descriptor at all.
+    picture is for the descriptor at all. And `a_to_b [3, 3]` float32, the homography.
 
     Args:
         sources: each with its weight, which need not add up to 1.
@@ -210,6 +210,7 @@ class PairExamples(Dataset[Example]):
         example |= {name: torch.from_numpy(value) for name, value in points.items()}
         centres = (np.stack(np.meshgrid(*[np.arange(size // STRIDE)] * 2), axis=-1) + 0.5) * STRIDE - 0.5
         example['centres_in_b'] = torch.from_numpy(warp_points(centres.reshape(-1, 2), a_to_b)).float()
+        example['a_to_b'] = torch.from_numpy(a_to_b).float()
         example['described'] = torch.tensor(drawn.described)
         return example
 

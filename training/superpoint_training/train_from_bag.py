@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--general-limit', type=int, default=400, help='use so many of them; default: 400')
     parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
-    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='kp2d-320', help='of the figures')
+    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
     parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize, pixel_shuffle
 
 from superpoint_ros.networks import STRIDE
 
@@ -31,6 +31,74 @@ def _mean_of_means(values: Tensor, valid: Tensor) -> Tensor:
     """The mean over the first axis of the mean over the others, of which only the valid count."""
     per_example = (values * valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
     return per_example.mean()
+
+
+def repeatability_loss(
+    logits: Tensor,
+    other_logits: Tensor,
+    homography: Tensor,
+    valid: Tensor,
+    other_valid: Tensor,
+    *,
+    sigma: float = 1.5,
+    price: float = 0.5,
+) -> Tensor:
+    """What a picture's keypoints cost: each has its price, and is paid for by those of the other picture near it.
+
+    Every cell draws a pixel, or none, with the probabilities of its 65 channels. A keypoint drawn at x is worth
+    `S(Hx) - price`, where S is the other picture's probability of a keypoint blurred by a Gaussian of height 1: the
+    expected closeness, in [0, 1], of what the other picture finds there. Minus the expected worth of all keypoints is
+    the loss. So a pixel gains that both pictures find, and one that is found again too rarely loses, whatever the
+    labels say. Gradients reach `logits` alone; call it both ways.
+
+    Args:
+        logits, other_logits: `[B, 65, h, w]` of the two pictures.
+        homography: `[B, 3, 3]` float, this picture's pixels to the other's.
+        valid, other_valid: `[B, h, w]` bool, cells that count.
+        sigma: of the Gaussian, pixels.
+        price: closeness at which a keypoint is worth nothing.
+
+    Returns:
+        mean over the pictures of the mean over cells that both show; 0 for pictures that share nothing.
+    """
+    own = _pixel_probabilities(logits)
+    with torch.no_grad():
+        found = _blurred(_pixel_probabilities(other_logits), sigma)
+        found, shared = _seen_through(found, other_valid, homography)
+        shared &= _by_pixel(valid)
+    return -_mean_of_means(own * (found - price), shared) * STRIDE**2
+
+
+def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
+    """`[B, H, W]` blurred by a Gaussian of height 1, at most 1."""
+    reach = round(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1, device=probabilities.device, dtype=probabilities.dtype)
+    profile = torch.exp(-(offsets**2) / (2 * sigma**2))
+    down = conv2d(probabilities[:, None], profile[None, None, :, None], padding=(reach, 0))
+    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].clamp(max=1)
+
+
+def _by_pixel(cells: Tensor) -> Tensor:
+    """`[B, 8h, 8w]` of a value a cell."""
+    return cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
+
+
+def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tensor, Tensor]:
+    """The map `[B, H, W]` of the picture that the homography leads to, and where it shows valid cells."""
+    height, width = map_.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=map_.device), torch.arange(width, device=map_.device), indexing='ij'
+    )
+    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).to(map_.dtype)
+    moved = torch.einsum('bij,hwj->bhwi', homography.to(map_.dtype), pixels)
+    grid = (moved[..., :2] / moved[..., 2:] + 0.5) / map_.new_tensor([width, height]) * 2 - 1
+    seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
+    return seen[:, 0], seen[:, 1] > 0.999
+
+
+def _pixel_probabilities(logits: Tensor) -> Tensor:
+    """`[B, 8h, 8w]` probability of a keypoint at every pixel."""
+    return pixel_shuffle(logits.float().softmax(1)[:, :-1], STRIDE)[:, 0]
 
 
 def constant_prediction_loss(density: float, cell_count: int) -> float:

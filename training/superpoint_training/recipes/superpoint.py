@@ -20,7 +20,7 @@ from superpoint_training.examples import (
     ShapesConfig,
 )
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss
+from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss, repeatability_loss
 from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
@@ -49,6 +49,9 @@ class SuperPointTraining:
         detector_weight: factor of the detector loss, both views together.
         descriptor_weight: factor of the descriptor loss.
         temperature: of InfoNCE.
+        repeatability_weight: factor of `repeatability_loss`, mean of both views; 0 leaves the detector to its labels.
+        repeatability_price: of a keypoint in it.
+        repeatability_sigma: how near counts as found again, pixels.
         loop: the schedule.
         seed: of the examples and of fresh weights.
     """
@@ -60,6 +63,9 @@ class SuperPointTraining:
     detector_weight: float = 2.0
     descriptor_weight: float = 1.0
     temperature: float = 0.07
+    repeatability_weight: float = 0.0
+    repeatability_price: float = 0.5
+    repeatability_sigma: float = 1.5
     loop: LoopConfig = field(default_factory=LoopConfig)
     seed: int = 0
 
@@ -96,8 +102,21 @@ def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: Supe
         descriptor = info_nce_loss(
             sampled_a, sampled_b, batch['points_b'], batch['points_valid'], temperature=config.temperature
         )
+    losses = {'detector': detector, 'descriptor': descriptor}
     total = config.detector_weight * detector + config.descriptor_weight * descriptor
-    return {'total': total, 'detector': detector, 'descriptor': descriptor}
+    if config.repeatability_weight:
+        losses['repeatability'] = _repeatability(logits, batch, config)
+        total = total + config.repeatability_weight * losses['repeatability']
+    return {'total': total} | losses
+
+
+def _repeatability(logits: Tensor, batch: dict[str, Tensor], config: SuperPointTraining) -> Tensor:
+    a, b = logits.chunk(2)
+    a_to_b, valid_a, valid_b = batch['a_to_b'], batch['valid_a'], batch['valid_b']
+    how = {'sigma': config.repeatability_sigma, 'price': config.repeatability_price}
+    forth = repeatability_loss(a, b, a_to_b, valid_a, valid_b, **how)
+    back = repeatability_loss(b, a, torch.linalg.inv(a_to_b), valid_b, valid_a, **how)
+    return (forth + back) / 2
 
 
 def _shape_examples(config: MagicPointTraining, _sources: Mapping[str, LabelledFrames]) -> ShapeExamples:

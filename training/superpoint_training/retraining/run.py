@@ -78,7 +78,7 @@ class Request:
     general: Path | None = None
     general_limit: int = 400
     general_pairs: Path | None = None
-    protocol: str = 'kp2d-320'
+    protocol: str = 'superpoint-240'
     jobs: int = 1
     force: bool = False
 
@@ -121,7 +121,7 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
         if outcome is None or not outcome.finished:
             return Interrupted(f'round {number} of {request.rounds}')
         rounds.append(about | _summary(outcome) | describe_run(outcome, request.training, world))
-        network = labeller = copy.deepcopy(outcome.network)
+        labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
     if not world.first:
         return world.from_first(None)  # type: ignore[return-value]
     reference = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
