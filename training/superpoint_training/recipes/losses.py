@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize, pixel_shuffle
+from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize
 
-from superpoint_ros.networks import STRIDE
+from superpoint_ros.networks import STRIDE, score_map
 
 
 def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ def repeatability_loss(
     Returns:
         mean over the pictures of the mean over cells that both show; 0 for pictures that share nothing.
     """
-    own = _pixel_probabilities(logits)
+    own = score_map(logits)
     with torch.no_grad():
-        found = _blurred(_pixel_probabilities(other_logits), sigma)
+        found = _blurred(score_map(other_logits), sigma)
         found, shared = _seen_through(found, other_valid, homography)
         shared &= _by_pixel(valid)
     return -_mean_of_means(own * (found - price), shared) * STRIDE**2
@@ -94,11 +94,6 @@ def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tens
     grid = (moved[..., :2] / moved[..., 2:] + 0.5) / map_.new_tensor([width, height]) * 2 - 1
     seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999
-
-
-def _pixel_probabilities(logits: Tensor) -> Tensor:
-    """`[B, 8h, 8w]` probability of a keypoint at every pixel."""
-    return pixel_shuffle(logits.float().softmax(1)[:, :-1], STRIDE)[:, 0]
 
 
 def constant_prediction_loss(density: float, cell_count: int) -> float:
