@@ -60,6 +60,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--general', type=Path, metavar='DIR', help='pictures against forgetting; default: shipped ones'
     )
     parser.add_argument('--general-limit', type=int, default=400, help='use so many of them; default: 400')
+    parser.add_argument(
+        '--general-threshold', type=float, default=0.05, help='of their labels: few and sure; default: 0.05'
+    )
     parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
     parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
@@ -106,6 +109,7 @@ def make_request(options: argparse.Namespace) -> Request:
         minutes=options.minutes,
         general=options.general,
         general_limit=options.general_limit,
+        general_threshold=options.general_threshold,
         general_pairs=options.general_pairs,
         protocol=options.protocol,
         jobs=options.jobs,

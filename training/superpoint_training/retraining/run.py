@@ -56,6 +56,7 @@ class Request:
         minutes: that the training of one round may take; None trains all steps of the configuration.
         general: folder or tar of pictures to mix in; None takes those that the package ships.
         general_limit: use so many of them at most.
+        general_threshold: as `labels.threshold`, for them.
         general_pairs: folder of homography pairs to judge forgetting by; None takes views of the shipped pictures.
         protocol: of the figures.
         jobs: threads that compute metrics.
@@ -77,6 +78,7 @@ class Request:
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
+    general_threshold: float = 0.05
     general_pairs: Path | None = None
     protocol: str = 'superpoint-240'
     jobs: int = 1
@@ -188,10 +190,11 @@ def _round(
 ) -> tuple[Outcome | None, dict[str, Any]]:  # fmt: skip
     """Label the frames and train on them; None if it was stopped while labelling."""
     sources = {}
-    for name, recorded in (('robot', train), ('general', general)):
+    surer = replace(request.labels, threshold=request.general_threshold)
+    for name, recorded, how in (('robot', train, request.labels), ('general', general, surer)):
         pictures = Shrunk(recorded, request.short_side)
         labels, complete = label_frames(
-            labeller, pictures, request.labels, work.labels(name, number), world=world, seed=number,
+            labeller, pictures, how, work.labels(name, number), world=world, seed=number,
             describe=f'label {name} frames',
         )  # fmt: skip
         if not complete:
