@@ -10,7 +10,7 @@ from tiny import TINY
 from torch import nn
 
 from superpoint_ros.networks import SuperPoint
-from superpoint_training.averaging import Average
+from superpoint_training.averaging import Average, blend
 from superpoint_training.distributed import World
 from superpoint_training.failures import TrainingError
 from superpoint_training.loop import LoopConfig, learning_rate, train
@@ -111,6 +111,18 @@ def test_average_against_its_definition():
     averaged = average.network.state_dict()
     assert all(torch.allclose(averaged[name], expected[name], atol=1e-5) for name in expected)
     assert not average.network.training
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
+def test_a_blend_lies_between_two_networks(share):
+    old, new = (nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)) for _ in range(2))
+    new(torch.randn(4, 1, 8, 8))
+    expected = {name: tensor + share * (new.state_dict()[name] - tensor) for name, tensor in old.state_dict().items()}
+    expected['1.num_batches_tracked'] = torch.tensor(1)
+    between = blend(old, new, share)
+    assert not between.training
+    for name, tensor in between.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 def test_the_averaged_network_is_what_a_run_gives(tmp_path):

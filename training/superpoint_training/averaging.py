@@ -1,4 +1,4 @@
-"""The running average of a network's weights, which is better than any of the networks it averages."""
+"""Averages of networks' weights, which are often better than any of the networks they average."""
 
 from __future__ import annotations
 
@@ -33,3 +33,18 @@ class Average:
                 average.lerp_(latest, weight)
             else:
                 average.copy_(latest)
+
+
+@torch.no_grad()
+def blend(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
+    """A network between two of one shape, in eval mode: `old + share * (new - old)` for every weight and statistic.
+
+    Of weights trained on from others it keeps most of what they gained and forgets less (Wortsman et al. 2022, robust
+    fine-tuning). Counters are those of the new one.
+    """
+    between = copy.deepcopy(new).eval()
+    before = old.state_dict()
+    for name, tensor in between.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.lerp(before[name].to(tensor), tensor, share))
+    return between

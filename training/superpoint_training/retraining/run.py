@@ -16,6 +16,7 @@ from torch import nn
 
 from superpoint_ros.networks import load_network, save_network
 from superpoint_training.adaptation import LabelConfig
+from superpoint_training.averaging import blend
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.evaluation.results import finite, header
@@ -53,6 +54,7 @@ class Request:
         harvest, labels, proof: of the other stages.
         short_side: of the pictures that are labelled and trained on; larger ones are reduced.
         rounds: of labelling and training; each labels by what the one before trained.
+        blend: how far to go from the old weights to the trained ones, 0 to 1; fresh ones are taken as they are.
         minutes: that the training of one round may take; None trains all steps of the configuration.
         general: folder or tar of pictures to mix in; None takes those that the package ships.
         general_limit: use so many of them at most.
@@ -75,6 +77,7 @@ class Request:
     proof: proof.ProofConfig
     short_side: int = 256
     rounds: int = 1
+    blend: float = 0.7
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
@@ -126,7 +129,9 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
         labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
     if not world.first:
         return world.from_first(None)  # type: ignore[return-value]
-    reference = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
+    reference: nn.Module = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
+    if request.start != 'none':
+        network = blend(reference, network, request.blend)
     _save(request, work, network, frames, rounds[-1])
     # Read again, so that what is judged is what would be used: in half precision.
     trained = load_network(work.rejected, fold=False)
