@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--general-limit', type=int, default=400, help='use so many of them; default: 400')
     parser.add_argument(
-        '--general-threshold', type=float, default=0.05, help='of their labels: few and sure; default: 0.05'
+        '--general-threshold', type=float, default=0.03, help='of their labels: few and sure; default: 0.03'
     )
     parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
@@ -108,7 +108,7 @@ def make_request(options: argparse.Namespace) -> Request:
         recipe=options.recipe,
         training=load_config(RECIPES[options.recipe].config, options.config or config / 'fine_tune.yaml', options.set),
         harvest=load_config(HarvestConfig, defaults, options.harvest),
-        labels=load_config(LabelConfig, config / 'labels.yaml', options.labels),
+        labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
         proof=load_config(ProofConfig, defaults, options.proof),
         blend=options.blend,
         short_side=options.short_side,

@@ -81,7 +81,7 @@ class Request:
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
-    general_threshold: float = 0.05
+    general_threshold: float = 0.03
     general_pairs: Path | None = None
     protocol: str = 'superpoint-240'
     jobs: int = 1
