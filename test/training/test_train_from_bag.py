@@ -113,6 +113,14 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
     assert results['figures']['general'][BEFORE]['matching_score'] == pytest.approx(own['matching_score'], abs=1e-4)
 
 
+def test_general_pairs_that_are_not_there_are_missed_before_the_training(bag, tmp_path):
+    done = run('--bag', bag, '--out', tmp_path / 'out.safetensors', *TINY, '--general-pairs', tmp_path / 'none')
+    assert done.returncode == 1
+    assert 'none' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not list(tmp_path.rglob('*.checkpoint'))
+
+
 def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retrained, tmp_path):
     rclpy = pytest.importorskip('rclpy', reason='ROS is not installed')
     from ros_processes import Camera, NodeProcess, image_message, scene

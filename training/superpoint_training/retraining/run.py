@@ -118,6 +118,8 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
     if frames.held_out is None:
         raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     general = general_frames(request.general, request.general_limit)
+    # Before the training, which would be in vain with pairs that can't be read.
+    material = _material(request, frames, frames.held_out) if world.first else None
     network = _start_network(request)
     labeller: nn.Module = load_network(request.labeller)
     rounds: list[dict[str, Any]] = []
@@ -127,7 +129,7 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
             return Interrupted(f'round {number} of {request.rounds}')
         rounds.append(about | _summary(outcome) | describe_run(outcome, request.training, world))
         labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
-    if not world.first:
+    if material is None:
         return world.from_first(None)  # type: ignore[return-value]
     reference: nn.Module = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
     if request.start != 'none':
@@ -135,7 +137,6 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
     _save(request, work, network, frames, rounds[-1])
     # Read again, so that what is judged is what would be used: in half precision.
     trained = load_network(work.rejected, fold=False)
-    material = _material(request, frames, frames.held_out)
     figures, draws = proof.prove(reference, trained, material, str(world.device), request.jobs)
     verdict = proof.judge(figures, request.proof)
     results = header(command, []) | {
