@@ -51,6 +51,7 @@ Times = list[dict[str, float]]
 def main(args: list[str] | None = None) -> None:
     """Time the front-end and the baseline; print a table, or JSON."""
     options = parse_arguments(args)
+    networks = {weights: load_superpoint(weights) for weights in options.weights}
     pictures, source = load_pictures(options.frames)
     runs = []
     for weights in options.weights:
@@ -67,7 +68,7 @@ def main(args: list[str] | None = None) -> None:
     # Only now, so that what the baseline leaves in caches and thread pools touches none of the figures above.
     print('timing the baselines ...', file=sys.stderr)
     results = {
-        weights: compare(detector, times, frames, Baseline(load_network(weights), detector.settings), pictures, options)
+        weights: compare(detector, times, frames, Baseline(networks[weights], detector.settings), pictures, options)
         for weights, detector, times, frames in runs
     }
     paper = time_paper_network(pictures[:PAPER_FRAMES])
@@ -138,6 +139,14 @@ def parse_arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--baseline-frames', type=int, default=20, help='of these with the slow baseline')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args(args)
+
+
+def load_superpoint(weights: str) -> SuperPoint:
+    """The network of some weights, which must be one that the baseline has code for; exits if it is not."""
+    network = load_network(weights)
+    if not isinstance(network, SuperPoint):
+        raise SystemExit(f"error: '{weights}' is {network.architecture}, and the plain code is SuperPoint's alone")
+    return network
 
 
 def load_pictures(count: int) -> tuple[list[np.ndarray], str]:

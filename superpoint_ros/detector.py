@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from superpoint_ros.engines import Maps, load_engine
-from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_keypoints
-from superpoint_ros.networks import SuperPoint, load_network
+from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_cell_keypoints, select_keypoints
+from superpoint_ros.networks import KeypointNetwork, load_network
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -51,7 +51,7 @@ class Detector:
 
     def __init__(
         self,
-        network: SuperPoint,
+        network: KeypointNetwork,
         settings: KeypointSettings | None = None,
         *,
         name: str = 'network',
@@ -77,7 +77,7 @@ class Detector:
         precision: str = 'auto',
         **settings: Any,
     ) -> Detector:
-        """Load weights that the package ships ('superpoint', 'superpoint_small') or a file of your own.
+        """Load weights that the package ships ('superpoint', 'superpoint_small', ...) or a file of your own.
 
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ...; engine: 'auto', 'torch', 'openvino'; precision: 'auto',
         'float32', 'bfloat16', 'float16', 'int8'; see `engines.load_engine`. settings: the fields of
@@ -130,10 +130,16 @@ class Detector:
 
     def _features(self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch) -> Features:
         height, width = shape
-        # Cropped before suppression, so that nothing in the padding competes with the image.
-        keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
+        if maps.offsets is None:
+            # Cropped before suppression, so that nothing in the padding competes with the image.
+            keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
+        else:
+            keypoints, scores = select_cell_keypoints(
+                maps.scores, maps.offsets, self.stride, shape, self.settings, mask
+            )
         stopwatch.lap('keypoints')
-        descriptors = sample_descriptors(maps.descriptors, keypoints, self.stride)
+        padded_height = height + -height % self.stride
+        descriptors = sample_descriptors(maps.descriptors, keypoints, padded_height // len(maps.descriptors))
         stopwatch.lap('descriptors')
         return Features(keypoints, scores, descriptors)
 
