@@ -1,0 +1,148 @@
+"""The whole way from pictures to features and their neighbours on one device, in one CUDA graph where that works."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.networks import STRIDE
+from superpoint_ros.on_device import (
+    DeviceFeatures,
+    Neighbours,
+    allowed_pixels,
+    nearest_neighbours,
+    sample_descriptors,
+    select_cell_keypoints,
+    select_keypoints,
+)
+
+_ROW_BYTES = 24
+"""Of a keypoint in the answer, before its descriptor: x, y, score, partner, similarity, second as float32."""
+
+
+class DevicePath(nn.Module):
+    """From bytes to features and their neighbours among those of the images before, without a look from the host."""
+
+    def __init__(self, maps: nn.Module, settings: KeypointSettings) -> None:
+        """maps: a `MapNetwork`."""
+        super().__init__()
+        self.maps = maps
+        self.settings = settings
+
+    def forward(self, images: Tensor, allowed: Tensor, earlier: DeviceFeatures) -> tuple[DeviceFeatures, Neighbours]:
+        """Images [B, H, W] uint8 of any size; allowed [B, H, W] bool, where keypoints may be; earlier: of B images."""
+        height, width = images.shape[1:]
+        # The last row and column again, up to whole cells: padding that makes no edge.
+        whole = pad(images[:, None].float(), (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
+        scores, descriptor_map, *offsets = self.maps(whole)
+        if offsets:
+            keypoints, best = select_cell_keypoints(scores, offsets[0], STRIDE, allowed, self.settings)
+        else:
+            # Cropped before suppression, so that nothing in the padding competes with the image.
+            keypoints, best = select_keypoints(scores[:, :height, :width], allowed, self.settings)
+        stride = whole.shape[2] // descriptor_map.shape[1]
+        features = DeviceFeatures(keypoints, best, sample_descriptors(descriptor_map, keypoints, stride))
+        return features, nearest_neighbours(features, earlier)
+
+
+class Session:
+    """Runs batches of one shape, each beside the batch before: fixed buffers, and on CUDA a graph that fills them.
+
+    Host and device meet twice: pictures go in from pinned memory, and one block of bytes comes back.
+
+    Attributes:
+        is_graph: whether it is one CUDA graph; elsewhere, and where capture failed, the same steps run one by one.
+    """
+
+    def __init__(self, path: DevicePath, batch: int, shape: tuple[int, int], dimension: int) -> None:
+        """shape: (height, width) of the images; dimension: of the descriptors."""
+        parameter = next(path.maps.parameters())
+        device, count = parameter.device, path.settings.max_keypoints
+        pinned = device.type == 'cuda'
+        size = _ROW_BYTES + dimension * parameter.element_size()
+        self._path, self._device, self._dtype = path, device, parameter.dtype
+        self._staging = torch.zeros(batch, *shape, dtype=torch.uint8, pin_memory=pinned)
+        self._staged_masks = torch.zeros(batch, *shape, dtype=torch.bool, pin_memory=pinned)
+        self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
+        self._images = torch.zeros_like(self._staging, device=device)
+        self._allowed = torch.zeros_like(self._staged_masks, device=device)
+        self._earlier = DeviceFeatures(
+            torch.zeros(batch, count, 2, device=device),
+            torch.zeros(batch, count, device=device),
+            torch.zeros(batch, count, dimension, device=device, dtype=parameter.dtype),
+        )
+        self._masks: list[np.ndarray | None] | None = None
+        self._graph = self._capture() if pinned else None
+
+    @property
+    def is_graph(self) -> bool:
+        return self._graph is not None
+
+    def run(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Answers of images [H, W] uint8 and their masks, as many as the batch has.
+
+        Returns:
+            rows [B, K, 6] float32: x, y, score, partner, similarity, second, of which those with a score of 0 mean
+            nothing; descriptors [B, K, D] float32. The arrays are the caller's.
+        """
+        for row, image in enumerate(images):
+            self._staging[row].numpy()[...] = image
+        self._set_masks(masks)
+        with torch.inference_mode():
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                self._step()
+            if self._device.type == 'cuda':
+                torch.cuda.current_stream(self._device).synchronize()
+        answer = self._answer.numpy()
+        rows = np.ascontiguousarray(answer[..., :_ROW_BYTES]).view(np.float32)
+        described = self._answer[..., _ROW_BYTES:].contiguous().view(self._dtype)
+        return rows, described.float().numpy()
+
+    def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
+        """Bring them to the device unless they are those of last time, as a robot's always are."""
+        if self._masks is not None and all(new is old for new, old in zip(masks, self._masks, strict=True)):
+            return
+        shape, border = tuple(self._staging.shape[1:]), self._path.settings.border
+        for row, mask in enumerate(masks):
+            self._staged_masks[row].numpy()[...] = allowed_pixels(shape, border, mask)
+        self._allowed.copy_(self._staged_masks)
+        self._masks = list(masks)
+
+    def _step(self) -> None:
+        self._images.copy_(self._staging, non_blocking=True)
+        features, neighbours = self._path(self._images, self._allowed, self._earlier)
+        for held, new in zip(self._earlier, features, strict=True):
+            held.copy_(new)
+        columns = features.keypoints, *(column[..., None].float() for column in (features.scores, *neighbours))
+        rows = torch.cat(columns, dim=-1).view(torch.uint8)
+        answer = torch.cat([rows, features.descriptors.contiguous().view(torch.uint8)], dim=-1)
+        self._answer.copy_(answer, non_blocking=True)
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """None where the driver, or an operation, does not allow it."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
+            with torch.inference_mode():
+                with torch.cuda.stream(stream):
+                    for _ in range(3):  # algorithms are chosen, memory is taken
+                        self._step()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=stream):
+                    self._step()
+        except RuntimeError as error:
+            torch.cuda.synchronize(self._device)  # raises if it is the device that failed
+            warnings.warn(f'no CUDA graph, so every step is started by itself: {error}', stacklevel=2)
+            return None
+        finally:
+            for tensor in self._earlier:  # what warmed up is nobody's neighbour
+                tensor.zero_()
+        return graph
