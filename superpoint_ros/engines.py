@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.networks import CellNetwork, score_map
+from superpoint_ros.device_sessions import Sessions
+from superpoint_ros.networks import CellNetwork, KeypointNetwork, score_map
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.processor import multiplies_int8
 
@@ -53,12 +54,16 @@ class Engine(Protocol):
 
     description: str
     """Engine, precision and device, for people."""
+    sessions: Sessions | None
+    """Finds features without leaving the device; None where maps are all that there is."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         """Run [H, W] uint8 images, whose sides are multiples of the network's stride. Raises EngineError."""
 
 
-def load_engine(network: nn.Module, engine: str = 'auto', device: str = 'auto', precision: str = 'auto') -> Engine:
+def load_engine(
+    network: KeypointNetwork, engine: str = 'auto', device: str = 'auto', precision: str = 'auto'
+) -> Engine:
     """Prepare a network for execution.
 
     engine: 'torch', 'openvino' (CPU only), or 'auto': OpenVINO on a CPU where it is installed, else torch.
@@ -130,19 +135,20 @@ class MapNetwork(nn.Module):
 class TorchEngine:
     """Eager torch, channels last. Images of one size that follow one another run as one batch."""
 
-    def __init__(self, network: nn.Module, device: torch.device, precision: str = 'auto') -> None:
+    def __init__(self, network: KeypointNetwork, device: torch.device, precision: str = 'auto') -> None:
         if precision == 'auto':
             precision = 'float16' if device.type == 'cuda' else 'float32'
         self.device = device
         self.description = f'torch {precision} on {device}'
-        with _engine_errors(self.description):
+        with engine_errors(self.description):
             maps = MapNetwork(network, getattr(torch, precision)).eval().to(device)
             self.network = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sessions = Sessions(self.network, network.config.descriptor_dim) if device.type == 'cuda' else None
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for _, batch in groupby(images, key=np.shape):
             stacked = torch.from_numpy(np.stack(list(batch)))[:, None]
-            with _engine_errors(self.description), torch.inference_mode():
+            with engine_errors(self.description), torch.inference_mode():
                 scores, descriptors, *offsets = self.network(stacked.to(self.device))
                 if descriptors.dtype == torch.bfloat16:  # NumPy has no such type
                     descriptors = descriptors.float()
@@ -153,8 +159,10 @@ class TorchEngine:
 class OpenVINOEngine:
     """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
+    sessions: Sessions | None = None
+
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
-        with _engine_errors(f'openvino {precision} on cpu'):
+        with engine_errors(f'openvino {precision} on cpu'):
             leaky = any(isinstance(module, nn.LeakyReLU) for module in network.modules())
             if precision == 'auto':
                 int8 = multiplies_int8() and not leaky
@@ -188,7 +196,7 @@ class OpenVINOEngine:
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for image in images:
-            with _engine_errors(self.description):
+            with engine_errors(self.description):
                 request = self._request(image.shape)
                 request.infer([image[None, None]])
                 outputs = [tensor.data[0] for tensor in request.output_tensors]
@@ -213,7 +221,7 @@ def _calibration_pictures() -> list[np.ndarray]:
 
 
 @contextmanager
-def _engine_errors(description: str) -> Iterator[None]:
+def engine_errors(description: str) -> Iterator[None]:
     """Make EngineError of RuntimeError, which torch and OpenVINO raise for all that befalls a device."""
     try:
         yield

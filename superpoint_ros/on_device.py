@@ -50,7 +50,7 @@ def select_keypoints(scores: Tensor, allowed: Tensor, settings: KeypointSettings
     Returns:
         keypoints [B, K, 2] float32 and scores [B, K] float32, 0 where there are fewer.
     """
-    height, width = scores.shape[-2:]
+    width = scores.shape[-1]
     peaks = _are_peaks(scores, settings.nms_radius) & (scores > settings.detection_threshold) & allowed
     best, index = _best((scores * peaks).flatten(1), settings.max_keypoints)
     y, x = index // width, index % width
@@ -81,7 +81,9 @@ def select_cell_keypoints(
     within = ((pixels >= 0) & (pixels <= limit)).all(dim=-1)
     x, y = pixels.clamp(min=0).minimum(limit).unbind(-1)
     counted = scores.flatten(1)
-    counted = counted * (within & allowed.flatten(1).gather(1, y * width + x) & (counted > settings.detection_threshold))
+    counted = counted * (
+        within & allowed.flatten(1).gather(1, y * width + x) & (counted > settings.detection_threshold)
+    )
     best, index = _best(counted, settings.max_keypoints)
     return positions.gather(1, index[..., None].expand(-1, -1, 2)), best
 
@@ -143,7 +145,9 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -
     (left, top), (right, bottom) = low.long().unbind(-1), (low + 1).minimum(limit).long().unbind(-1)
     wx, wy = (position - low).unbind(-1)
     weights = torch.stack([(1 - wx) * (1 - wy), wx * (1 - wy), (1 - wx) * wy, wx * wy], dim=-1)
-    index = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=-1)
+    index = torch.stack(
+        [top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=-1
+    )
     entries = index.flatten(1)[..., None].expand(-1, -1, dimension)
     corners = descriptor_map.flatten(1, 2).gather(1, entries).reshape(*index.shape, dimension)
     sampled = (weights[..., None, :] @ corners.float())[..., 0, :]

@@ -77,7 +77,8 @@ def test_features_are_sorted_normalised_and_typed(engine):
     features = make_detector(engine, max_keypoints=50).detect(image)
     assert len(features) == 50
     assert (np.diff(features.scores) <= 0).all()
-    assert {array.dtype for array in vars(features).values()} == {np.dtype(np.float32)}
+    arrays = features.keypoints, features.scores, features.descriptors
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
 
 

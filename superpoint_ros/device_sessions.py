@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count, groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +24,34 @@ from superpoint_ros.on_device import (
     select_keypoints,
 )
 
-_ROW_BYTES = 24
-"""Of a keypoint in the answer, before its descriptor: x, y, score, partner, similarity, second as float32."""
+MOST_SESSIONS = 8
+"""Shapes and settings for which buffers and a graph are kept."""
+_COLUMNS = 6
+_ROW_BYTES = 4 * _COLUMNS
+
+
+class Found(NamedTuple):
+    """The features of one image, best first, and the most similar ones among those found before.
+
+    Arrays are the receiver's. Rows [N] are features.
+    """
+
+    keypoints: np.ndarray
+    """[N, 2] float32 (x, y), pixels."""
+    scores: np.ndarray
+    """[N] float32."""
+    descriptors: np.ndarray
+    """[N, D] float32, unit length."""
+    partner: np.ndarray
+    """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
+    similarity: np.ndarray
+    """[N] float32, their cosine."""
+    second: np.ndarray
+    """[N] float32, cosine with the second most similar; -inf where there is none."""
+    serial: int
+    """Number of these features."""
+    among: int
+    """Number of the earlier features; 0 where there are none."""
 
 
 class DevicePath(nn.Module):
@@ -85,7 +113,7 @@ class Session:
         return self._graph is not None
 
     def run(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Answers of images [H, W] uint8 and their masks, as many as the batch has.
+        """Images [H, W] uint8 and their masks, as many as the batch has.
 
         Returns:
             rows [B, K, 6] float32: x, y, score, partner, similarity, second, of which those with a score of 0 mean
@@ -110,7 +138,7 @@ class Session:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
         if self._masks is not None and all(new is old for new, old in zip(masks, self._masks, strict=True)):
             return
-        shape, border = tuple(self._staging.shape[1:]), self._path.settings.border
+        shape, border = (self._staging.shape[1], self._staging.shape[2]), self._path.settings.border
         for row, mask in enumerate(masks):
             self._staged_masks[row].numpy()[...] = allowed_pixels(shape, border, mask)
         self._allowed.copy_(self._staged_masks)
@@ -146,3 +174,41 @@ class Session:
             for tensor in self._earlier:  # what warmed up is nobody's neighbour
                 tensor.zero_()
         return graph
+
+
+class Sessions:
+    """Finds features by sessions, one for each shape of batch and each setting that comes."""
+
+    def __init__(self, maps: nn.Module, dimension: int) -> None:
+        """maps: a `MapNetwork`, on its device; dimension: of its descriptors."""
+        self._maps = maps
+        self._dimension = dimension
+        self._sessions: dict[tuple[int, tuple[int, ...], KeypointSettings], tuple[Session, list[int]]] = {}
+        self._serials = count(1)
+
+    def find(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], settings: KeypointSettings
+    ) -> Iterator[Found]:
+        """Features of [H, W] uint8 images; those of one size that follow one another run as one batch.
+
+        The image at the same place of the last batch of that shape is the earlier one of each.
+        """
+        for shape, group in groupby(zip(images, masks, strict=True), key=lambda pair: pair[0].shape):
+            batch, its_masks = zip(*group, strict=True)
+            session, earlier = self._session(len(batch), shape, settings)
+            for place, (rows, descriptors) in enumerate(zip(*session.run(batch, its_masks), strict=True)):
+                serial, among = next(self._serials), earlier[place]
+                earlier[place] = serial
+                known = int(np.count_nonzero(rows[:, 2]))
+                rows, descriptors = rows[:known], descriptors[:known]
+                partner = rows[:, 3].astype(np.int32)
+                yield Found(rows[:, :2].copy(), rows[:, 2], descriptors, partner, rows[:, 4], rows[:, 5], serial, among)
+
+    def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:
+        key = batch, shape, settings
+        if key not in self._sessions:
+            if len(self._sessions) == MOST_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))
+            path = DevicePath(self._maps, settings)
+            self._sessions[key] = Session(path, batch, (shape[0], shape[1]), self._dimension), [0] * batch
+        return self._sessions[key]
