@@ -105,7 +105,8 @@ class Session:
             torch.zeros(batch, count, device=device),
             torch.zeros(batch, count, dimension, device=device, dtype=parameter.dtype),
         )
-        self._masks: list[np.ndarray | None] | None = None
+        self._masks: list[np.ndarray | None] = []
+        self._set_masks([None] * batch)
         self._graph = self._capture() if pinned else None
 
     @property
@@ -136,13 +137,13 @@ class Session:
 
     def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
-        if self._masks is not None and all(new is old for new, old in zip(masks, self._masks, strict=True)):
+        if len(self._masks) == len(masks) and all(map(_same, self._masks, masks)):
             return
         shape, border = (self._staging.shape[1], self._staging.shape[2]), self._path.settings.border
         for row, mask in enumerate(masks):
             self._staged_masks[row].numpy()[...] = allowed_pixels(shape, border, mask)
         self._allowed.copy_(self._staged_masks)
-        self._masks = list(masks)
+        self._masks = [None if mask is None else mask.copy() for mask in masks]
 
     def _step(self) -> None:
         self._images.copy_(self._staging, non_blocking=True)
@@ -174,6 +175,12 @@ class Session:
             for tensor in self._earlier:  # what warmed up is nobody's neighbour
                 tensor.zero_()
         return graph
+
+
+def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return np.array_equal(old, new)
 
 
 class Sessions:
