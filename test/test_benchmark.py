@@ -1,12 +1,15 @@
 """The benchmark's plain code finds what the detector finds, and its report holds every stage."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import torch
 
-from superpoint_ros.benchmark import scaling
+from superpoint_ros.benchmark import ceiling, scaling
 from superpoint_ros.benchmark.__main__ import main
+from superpoint_ros.benchmark.ceiling import count_operations, measure_ceiling
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import decode, load_pictures
@@ -72,6 +75,30 @@ def test_classical_features_of_the_same_picture_are_all_found_again(photographs,
     stopwatch = Stopwatch()
     classical.process(np.zeros_like(image), features, stopwatch)  # finds nothing, and matches nothing
     assert set(stopwatch.laps) == {'features', 'matching'}
+
+
+def test_operations_are_those_of_the_convolutions_one_by_one():
+    network = load_network('superpoint_small')
+    expected = 0
+    height, width = 480, 640
+    channels = [1, *network.config.widths]
+    for layer, (before, after) in enumerate(itertools.pairwise(channels)):
+        scale = 4 ** (layer // 2)
+        expected += 2 * 9 * before * after * height * width / scale
+    cells = height * width / 64
+    for outputs in (65, network.config.descriptor_dim):
+        expected += 2 * cells * network.config.head_width * (9 * channels[-1] + outputs)
+    for level in range(3):
+        pixels = height * width / 4**level
+        expected += 2 * pixels * network.config.skip_kernel**2 * channels[2 * level + 2] * 4**level
+    assert count_operations(network) == expected
+
+
+def test_a_share_of_the_ceiling_is_the_rate_reached_over_the_probes(monkeypatch):
+    monkeypatch.setattr(ceiling, 'REPEATS', 1)
+    result = measure_ceiling(load_network('superpoint_small'), torch.device('cpu'), 2)
+    assert result['share'] == pytest.approx(result['tflops'] / result['ceiling_tflops'], rel=0.05)
+    assert result['tflops'] * 1e3 == pytest.approx(result['gflop_an_image'] * result['images_per_second'], rel=0.05)
 
 
 def test_the_meter_sees_what_a_process_takes():

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+from superpoint_ros.benchmark.ceiling import measure_ceiling
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE, decode, load_pictures
@@ -26,12 +27,15 @@ from superpoint_ros.benchmark.scaling import time_batches, time_sizes
 from superpoint_ros.benchmark.stages import WARM_UP_FRAMES, Header, summarise, time_frontend, time_peer
 from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.detector import Detector
+from superpoint_ros.engines import TorchEngine
 from superpoint_ros.frontend import Frame
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
 from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
 PAPER_FRAMES = 10
+CEILING_BATCH = 64
+"""Images at once, on CUDA, for the share of the convolution ceiling that the network reaches."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -63,6 +67,9 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
             detection_threshold=0.001,  # so that every picture has that many
         )
         runs[weights] = detector, *measure_frontend(detector, pictures, options.scaling)
+        if isinstance(detector.engine, TorchEngine) and detector.engine.device.type == 'cuda':
+            ceiling = measure_ceiling(load_network(weights), detector.engine.device, CEILING_BATCH)
+            runs[weights][1]['ceiling'] = ceiling
     # Only now, so that what the peers leave in caches and thread pools touches none of the figures above.
     print('timing the peers ...', file=sys.stderr)
     results: dict[str, Any] = {}

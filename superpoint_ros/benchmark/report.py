@@ -53,6 +53,11 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
         lines.append(_row(label, row['end_to_end'], 40) + f'   network {row["stages"]["network"]["p50"]:.2f}')
     for row in result.get('batches', ()):
         lines.append(_row(f'{row["images"]} at once, ms an image', row['ms_an_image'], 40))
+    if ceiling := result.get('ceiling'):
+        lines.append(
+            '{batch} at once through the network alone: {images_per_second} images a second, {share:.0%} of the '
+            '{ceiling_tflops} Tflop/s of a convolution; one image {eager_ms} ms'.format(**ceiling)
+        )
     return lines
 
 
