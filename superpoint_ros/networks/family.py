@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -68,7 +69,7 @@ def soft_peak(values: Tensor) -> tuple[Tensor, Tensor]:
     steps = torch.arange(STRIDE, device=values.device, dtype=values.dtype) - (STRIDE - 1) / 2
     y, x = torch.meshgrid(steps, steps, indexing='ij')
     pixels = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    height = values.logsumexp(dim=1) - torch.log(torch.tensor(float(STRIDE**2)))
+    height = values.logsumexp(dim=1) - 2 * math.log(STRIDE)
     return height, values.softmax(dim=1).permute(0, 2, 3, 1) @ pixels
 
 

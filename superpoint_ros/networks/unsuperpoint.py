@@ -69,6 +69,6 @@ class UnsuperPoint(CellNetwork):
         if self.skips is not None:
             height, peak = soft_peak(self.skips(features))
             score = score + height
-            position = position + torch.logit(peak / STRIDE + 0.5)
+            position = position + 2 * torch.atanh(peak * (2 / STRIDE))  # the logit of a sigmoid that gives the peak
         offsets = (position.sigmoid() - 0.5) * STRIDE
         return score.sigmoid(), offsets, self.descriptor(features[-1])
