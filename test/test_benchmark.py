@@ -10,7 +10,7 @@ from superpoint_ros.baseline import Baseline, mutual_matches
 from superpoint_ros.detector import Detector, Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match
-from superpoint_ros.networks import load_network
+from superpoint_ros.networks import GoodPoint, GoodPointConfig, load_network, save_network
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -18,6 +18,13 @@ from superpoint_ros.stopwatch import Stopwatch
 def photographs(monkeypatch, tmp_path):
     """No recorded data, so that the demo's photographs are used."""
     monkeypatch.setenv('SUPERPOINT_DATA', str(tmp_path))
+
+
+def test_networks_that_the_plain_code_does_not_know_are_refused(tmp_path):
+    weights = tmp_path / 'goodpoint.safetensors'
+    save_network(GoodPoint(GoodPointConfig((4,) * 8, 8, 8)), weights, {})
+    with pytest.raises(SystemExit, match="goodpoint, and the plain code is SuperPoint's alone"):
+        benchmark.main(['--weights', 'superpoint_small', str(weights)])
 
 
 def test_the_baseline_computes_the_same_features(photographs):
