@@ -117,6 +117,17 @@ def test_the_soft_peak_of_a_sure_pixel_is_that_pixel():
 
 
 @pytest.mark.parametrize('family', CELLS)
+def test_the_surest_keypoints_do_not_tie(family):
+    network = make(family, 'plain')
+    scores = []
+    for sureness in (17.0, 20.0, 24.0):
+        nn.init.zeros_(network.score[1].weight)
+        nn.init.constant_(network.score[1].bias, sureness)
+        scores.append(float(network(torch.rand(1, 1, 8, 8))[0]))
+    assert 0.999 < scores[0] < scores[1] < scores[2] < 1
+
+
+@pytest.mark.parametrize('family', CELLS)
 def test_heads_with_skips_start_at_the_peak_of_their_cell(family):
     """With the coarse heads silent the keypoint is where the fine values peak: nothing is half a pixel off."""
     network = make(family)
