@@ -79,11 +79,12 @@ def soft_peak(values: Tensor) -> tuple[Tensor, Tensor]:
         position under their softmax, at most 3.5 either way. Both float32.
     """
     values = values.float()
-    steps = torch.arange(STRIDE, device=values.device, dtype=values.dtype) - (STRIDE - 1) / 2
-    y, x = torch.meshgrid(steps, steps, indexing='ij')
-    pixels = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    steps = (torch.arange(STRIDE, device=values.device) - (STRIDE - 1) / 2)[:, None, None]
     height = values.logsumexp(dim=1) - 2 * math.log(STRIDE)
-    return height, values.softmax(dim=1).permute(0, 2, 3, 1) @ pixels
+    shares = values.softmax(dim=1).unflatten(1, (STRIDE, STRIDE))
+    # Sums, not a matrix product, which autocast and engines would take to half precision.
+    x, y = ((shares.sum(dim=other) * steps).sum(dim=1) for other in (1, 2))
+    return height, torch.stack([x, y], dim=-1)
 
 
 def score_map(logits: Tensor) -> Tensor:

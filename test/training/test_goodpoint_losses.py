@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_kp2d_losses import batch_of
 from test_points import SHIFT, TILT
+from torch import nn
 from torch.nn.functional import normalize
 
 from superpoint_ros.networks import GoodPoint, GoodPointConfig
@@ -156,6 +157,28 @@ def test_nothing_to_learn_from_gives_finite_losses_and_gradients(loss, visible, 
     losses['total'].backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_under_autocast_only_the_network_is_in_half_precision():
+    torch.manual_seed(0)
+    network = GoodPoint(GoodPointConfig((4,) * 8, 8, 8, 'skip')).eval()
+    pictures = torch.randint(0, 256, (2, 2, 1, 64, 64), dtype=torch.uint8)
+    batch = batch_of(*pictures, TILT)
+
+    class Exact(nn.Module):
+        """The same network, out of autocast's reach."""
+
+        outliers = getattr(network, 'outliers', None)
+
+        def forward(self, image):
+            with torch.autocast('cpu', enabled=False):
+                return network(image)
+
+    expected = goodpoint_losses(network, batch, GoodPointTraining(pairs=PairsConfig(size=64)))
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = goodpoint_losses(Exact(), batch, GoodPointTraining(pairs=PairsConfig(size=64)))
+    for name, value in expected.items():
+        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
 
 
 def test_a_batchs_losses_are_the_mean_of_its_examples():

@@ -170,6 +170,28 @@ def test_nothing_to_learn_from_gives_finite_losses_and_gradients(loss, visible, 
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
+def test_under_autocast_only_the_network_is_in_half_precision():
+    torch.manual_seed(0)
+    network = KP2D(KP2DConfig((4,) * 8, 8, 8, dropout=0.0, outlier_width=4, detector_head='skip')).eval()
+    pictures = torch.randint(0, 256, (2, 2, 1, 40, 48), dtype=torch.uint8)
+    batch = batch_of(*pictures, TILT)
+
+    class Exact(nn.Module):
+        """The same network, out of autocast's reach."""
+
+        outliers = getattr(network, 'outliers', None)
+
+        def forward(self, image):
+            with torch.autocast('cpu', enabled=False):
+                return network(image)
+
+    expected = kp2d_losses(network, batch, KP2DTraining())
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = kp2d_losses(Exact(), batch, KP2DTraining())
+    for name, value in expected.items():
+        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
+
+
 def test_a_batchs_losses_are_the_mean_of_its_examples():
     torch.manual_seed(0)
     network = KP2D(KP2DConfig((4,) * 8, 8, 8, dropout=0.0, outlier_width=4, detector_head='skip')).eval()

@@ -52,6 +52,13 @@ def test_warping_agrees_with_float64_and_sends_what_lies_behind_far_away():
     assert not is_inside(moved, (40, 48)).any()
 
 
+def test_points_are_moved_exactly_under_autocast():
+    points = torch.rand(1, 20, 2) * 200
+    with torch.autocast('cpu', torch.bfloat16):
+        moved = warp(points, TILT)
+    torch.testing.assert_close(moved, warp(points.double(), TILT.double()).float(), atol=1e-3, rtol=0)
+
+
 def test_correspondences_equal_those_of_a_loop():
     generator = torch.Generator().manual_seed(0)
     first = view(torch.rand(30, 2, generator=generator) * 40, valid=torch.rand(30, generator=generator) < 0.8)
