@@ -97,6 +97,18 @@ def test_without_a_dustbin_the_probabilities_of_a_cell_add_up_to_one():
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
+def test_a_fresh_goodpoint_prefers_no_pixel_of_a_cell():
+    """Its score map moves with the picture, by single pixels, but for what the borders of cells cut."""
+    torch.manual_seed(0)
+    network = GoodPoint(GoodPointConfig(WIDTHS, 8, 12, 'skip', 'none')).eval()
+    scene = torch.from_numpy(picture(64, 80))[None, None].float() / 255
+    logits, moved = (
+        nn.functional.pixel_shuffle(network(view)[0], 8)[0, 0] for view in (scene[..., :64], scene[..., 3:67])
+    )
+    torch.testing.assert_close(logits[8:-8, 11:-8], moved[8:-8, 8:-11])
+    assert logits.std() > 1e-3
+
+
 @pytest.mark.parametrize(('family', 'reach'), [('unsuperpoint', 4.0), ('kp2d', 7.0), ('kp2d coarse', 3.5)])
 def test_a_keypoint_reaches_as_far_from_its_cells_centre_as_its_paper_says(family, reach):
     """The position head is driven to its ends; KP2D's then lie beyond the borders of the cell, at 4."""

@@ -153,6 +153,8 @@ def batch_of(image_a, image_b, homography, visible=True):
     return {
         'image_a': image_a, 'image_b': image_b, 'a_to_b': homography.expand(len(image_a), 3, 3),
         'valid_a': valid, 'valid_b': valid.clone(), 'described': torch.ones(len(image_a), dtype=torch.bool),
+        'points_a': torch.rand(len(image_a), 7, 2) * 30, 'points_b': torch.rand(len(image_a), 7, 2) * 30,
+        'points_valid': torch.full((len(image_a), 7), visible),
     }  # fmt: skip
 
 

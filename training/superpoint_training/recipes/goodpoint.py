@@ -247,13 +247,12 @@ def _losses(
         + keypoint_loss(other_heatmap, found.other_targets, found.agreed),
         'heatmap': heatmap_loss(heatmap, other_heatmap, homography, valid, other_valid, config.heatmap_sigma),
     }
-    has_texture = batch['described'][:, None]
     if config.descriptor_loss == 'info_nce':
-        described_valid = other_valid & has_texture[..., None]
-        losses['descriptor'] = _info_nce(maps, others, homography, valid, described_valid, config.temperature)
+        losses['descriptor'] = _info_nce(maps, others, batch, valid, other_valid, config.temperature)
     else:
         # A keypoint's stranger is the keypoint half the list away: half a picture, as they are in raster order.
         strangers = others_described.roll(others.shape[1] // 2, dims=1)[:, :: others.shape[1] // points.shape[1]]
+        has_texture = batch['described'][:, None]
         textured = found._replace(visible=found.visible & has_texture, agreed=found.agreed & has_texture)
         losses['descriptor'] = three_part_loss(described, others_described, strangers, textured, config.wrong_distance)
     total = sum(getattr(config, f'{name}_weight') * loss for name, loss in losses.items())
@@ -264,17 +263,19 @@ def _losses(
 def _info_nce(
     maps: tuple[Tensor, ...],
     others: Tensor,
-    homography: Tensor,
+    batch: dict[str, Tensor],
     valid: Tensor,
     other_valid: Tensor,
     temperature: float,
 ) -> Tensor:
-    """InfoNCE at the second view's keypoints and where they lie in the first."""
-    moved = warp(others, torch.linalg.inv(homography))
+    """InfoNCE at the second view's keypoints and where they lie in the first, and at the examples' own points."""
+    moved = warp(others, torch.linalg.inv(batch['a_to_b']))
     size = valid.shape[1], valid.shape[2]
     visible = look_up(other_valid, others) & is_inside(moved, size) & look_up(valid, moved)
-    pairs = _describe(maps[1], others), _describe(maps[0], moved)
-    return info_nce_loss(*pairs, moved, visible, temperature=temperature)
+    first, second = torch.cat([moved, batch['points_a']], dim=1), torch.cat([others, batch['points_b']], dim=1)
+    counted = torch.cat([visible & batch['described'][:, None], batch['points_valid']], dim=1)
+    pairs = _describe(maps[0], first), _describe(maps[1], second)
+    return info_nce_loss(*pairs, second, counted, temperature=temperature)
 
 
 def _describe(descriptor_map: Tensor, points: Tensor) -> Tensor:
