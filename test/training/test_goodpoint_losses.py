@@ -181,6 +181,14 @@ def test_under_autocast_only_the_network_is_in_half_precision():
         assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
 
 
+@pytest.mark.parametrize(('cell', 'other_cell'), [(32, 16), (16, 32), (16, 16)])
+def test_squares_of_any_two_sizes_give_every_keypoint_a_stranger(cell, other_cell):
+    network = GoodPoint(GoodPointConfig((4,) * 8, 8, 8, 'skip')).eval()
+    config = GoodPointTraining(pairs=PairsConfig(size=64), cell=cell, other_cell=other_cell)
+    batch = batch_of(*torch.randint(0, 256, (2, 1, 1, 64, 64), dtype=torch.uint8), SHIFT)
+    assert goodpoint_losses(network, batch, config)['descriptor'].isfinite()
+
+
 def test_a_batchs_losses_are_the_mean_of_its_examples():
     torch.manual_seed(0)
     network = GoodPoint(GoodPointConfig((4,) * 8, 8, 8, 'skip')).eval()

@@ -210,7 +210,7 @@ def three_part_loss(
     Args:
         descriptors: `[B, N, D]` unit descriptors of the first view's keypoints.
         other_descriptors: `[B, M, D]` of the second's.
-        strangers: `[B, N, D]` of the second's at places that are none of the keypoints.
+        strangers: `[B, N, D]` of keypoints of the second that are none of the partners.
     """
     partners = other_descriptors.gather(1, agreement.nearest[..., None].expand(-1, -1, other_descriptors.shape[2]))
     similarity = (descriptors * partners).sum(dim=-1)
@@ -250,8 +250,7 @@ def _losses(
     if config.descriptor_loss == 'info_nce':
         losses['descriptor'] = _info_nce(maps, others, batch, valid, other_valid, config.temperature)
     else:
-        # A keypoint's stranger is the keypoint half the list away: half a picture, as they are in raster order.
-        strangers = others_described.roll(others.shape[1] // 2, dims=1)[:, :: others.shape[1] // points.shape[1]]
+        strangers = others_described[:, _half_a_picture_away(points.shape[1], others.shape[1])]
         has_texture = batch['described'][:, None]
         textured = found._replace(visible=found.visible & has_texture, agreed=found.agreed & has_texture)
         losses['descriptor'] = three_part_loss(described, others_described, strangers, textured, config.wrong_distance)
@@ -276,6 +275,11 @@ def _info_nce(
     counted = torch.cat([visible & batch['described'][:, None], batch['points_valid']], dim=1)
     pairs = _describe(maps[0], first), _describe(maps[1], second)
     return info_nce_loss(*pairs, second, counted, temperature=temperature)
+
+
+def _half_a_picture_away(count: int, others: int) -> list[int]:
+    """For each of `count` keypoints in raster order one of `others` in the same order, far from it."""
+    return [(index * others // count + others // 2) % others for index in range(count)]
 
 
 def _describe(descriptor_map: Tensor, points: Tensor) -> Tensor:
