@@ -19,7 +19,7 @@ from superpoint_ros.benchmark.stages import STAGES, Header
 from superpoint_ros.detector import Detector, Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match
-from superpoint_ros.networks import load_network
+from superpoint_ros.networks import GoodPoint, GoodPointConfig, load_network, save_network
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -135,6 +135,15 @@ def test_the_report_holds_every_stage_of_the_front_end_and_its_peers(photographs
     table = format_report(report)
     assert all(f'\n{stage}' in table for stage in stages)
     assert 'times as fast as SIFT' in table
+
+
+def test_a_network_without_plain_code_is_compared_with_the_others(photographs, tmp_path, capsys):
+    weights = tmp_path / 'goodpoint.safetensors'
+    save_network(GoodPoint(GoodPointConfig((4,) * 8, 8, 8)), weights, {})
+    main(['--weights', str(weights), '--frames', '3', '--no-scaling', '--device', 'cpu'])
+    table = capsys.readouterr().out
+    assert 'times as fast as ORB' in table
+    assert 'plain p50' not in table
 
 
 @pytest.mark.skipif(Header is None, reason='needs ROS 2')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from superpoint_ros.networks.family import KeypointNetwork
 from superpoint_ros.networks.layers import STRIDE, Encoder, FineLogits, make_head
@@ -33,6 +33,18 @@ class GoodPoint(KeypointNetwork):
         self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm, leak=LEAK)
         with_skips = config.detector_head == 'skip'
         self.skips = FineLogits(config.widths[1:6:2], config.skip_kernel) if with_skips else None
+        if self.skips is not None:
+            self._begin_without_preferences()
+
+    def _begin_without_preferences(self) -> None:
+        """Leave the first word to the full resolution, where no pixel of a cell differs from another.
+
+        A network that learns from its own keypoints would go on with whatever pixels its random values prefer.
+        """
+        assert self.skips is not None
+        for convolution in (self.detector[1], *list(self.skips)[1:]):
+            nn.init.zeros_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network.

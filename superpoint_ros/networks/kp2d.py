@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
-from superpoint_ros.networks.family import CellNetwork, soft_peak
+from superpoint_ros.networks.family import CellNetwork, cell_scores, soft_peak
 from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_encoder, make_head
 from superpoint_ros.networks.superpoint import DETECTOR_HEADS
 
@@ -90,14 +90,14 @@ class KP2D(CellNetwork):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `CellNetwork`."""
         features = self.encoder(image)
-        score = self.score(features[-1])[:, 0].float()
+        score = self.score(features[-1])[:, 0]
         position = self.position(features[-1]).permute(0, 2, 3, 1).float()
         reach = HALF_CELL * self.config.cross_ratio
         if self.skips is not None:
             height, peak = soft_peak(self.skips(features))
             score = score + height
             position = position + torch.atanh(peak * (0.99 / reach))
-        return score.sigmoid(), position.tanh() * reach, self._descriptors(features)
+        return cell_scores(score), position.tanh() * reach, self._descriptors(features)
 
     def _descriptors(self, features: list[Tensor]) -> Tensor:
         if not self.config.upsample:

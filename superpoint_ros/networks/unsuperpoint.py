@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from superpoint_ros.networks.family import CellNetwork, soft_peak
+from superpoint_ros.networks.family import CellNetwork, cell_scores, soft_peak
 from superpoint_ros.networks.layers import STRIDE, Encoder, FineLogits, check_encoder, make_head
 from superpoint_ros.networks.superpoint import DETECTOR_HEADS
 
@@ -64,11 +64,11 @@ class UnsuperPoint(CellNetwork):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `CellNetwork`."""
         features = self.encoder(image)
-        score = self.score(features[-1])[:, 0].float()
+        score = self.score(features[-1])[:, 0]
         position = self.position(features[-1]).permute(0, 2, 3, 1).float()
         if self.skips is not None:
             height, peak = soft_peak(self.skips(features))
             score = score + height
-            position = position + torch.logit(peak / STRIDE + 0.5)
+            position = position + 2 * torch.atanh(peak * (2 / STRIDE))  # the logit of a sigmoid that gives the peak
         offsets = (position.sigmoid() - 0.5) * STRIDE
-        return score.sigmoid(), offsets, self.descriptor(features[-1])
+        return cell_scores(score), offsets, self.descriptor(features[-1])

@@ -210,7 +210,7 @@ def three_part_loss(
     Args:
         descriptors: `[B, N, D]` unit descriptors of the first view's keypoints.
         other_descriptors: `[B, M, D]` of the second's.
-        strangers: `[B, N, D]` of the second's at places that are none of the keypoints.
+        strangers: `[B, N, D]` of keypoints of the second that are none of the partners.
     """
     partners = other_descriptors.gather(1, agreement.nearest[..., None].expand(-1, -1, other_descriptors.shape[2]))
     similarity = (descriptors * partners).sum(dim=-1)
@@ -223,48 +223,63 @@ def three_part_loss(
 
 
 def goodpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: GoodPointTraining) -> dict[str, Tensor]:
-    """All losses on a batch of `PairExamples`, and their weighted sum under `total`."""
+    """All losses on a batch of `PairExamples`, and their weighted sum under `total`, in float32 even under autocast.
+
+    `agreed` beside them is no loss but the share of visible keypoints that both views agree on.
+    """
     logits, descriptor_map = network(images(batch, 'image_a', 'image_b'))
-    heatmap, other_heatmap = score_map(logits).chunk(2)
-    maps = descriptor_map.float().chunk(2)
+    with torch.autocast(logits.device.type, enabled=False):
+        return _losses(score_map(logits), descriptor_map.float(), batch, config)
+
+
+def _losses(
+    heatmaps: Tensor, descriptor_maps: Tensor, batch: dict[str, Tensor], config: GoodPointTraining
+) -> dict[str, Tensor]:
+    heatmap, other_heatmap = heatmaps.chunk(2)
+    maps = descriptor_maps.chunk(2)
     valid, other_valid = (_by_pixel(batch[name]) for name in ('valid_a', 'valid_b'))
     points, others = cell_maxima(heatmap.detach(), config.cell), cell_maxima(other_heatmap.detach(), config.other_cell)
     described, others_described = (_describe(*each) for each in zip(maps, (points, others), strict=True))
     homography = batch['a_to_b']
-    agreement = agree(points, others, described, others_described, homography, valid, other_valid, config.radius)
+    found = agree(points, others, described, others_described, homography, valid, other_valid, config.radius)
     losses = {
-        'keypoint': keypoint_loss(heatmap, agreement.targets, agreement.agreed)
-        + keypoint_loss(other_heatmap, agreement.other_targets, agreement.agreed),
+        'keypoint': keypoint_loss(heatmap, found.targets, found.agreed)
+        + keypoint_loss(other_heatmap, found.other_targets, found.agreed),
         'heatmap': heatmap_loss(heatmap, other_heatmap, homography, valid, other_valid, config.heatmap_sigma),
     }
     if config.descriptor_loss == 'info_nce':
-        losses['descriptor'] = _info_nce(
-            maps, others, homography, valid, other_valid, config.temperature, batch['described']
-        )
+        losses['descriptor'] = _info_nce(maps, others, batch, valid, other_valid, config.temperature)
     else:
-        # A keypoint's stranger is the keypoint half the list away: half a picture, as they are in raster order.
-        strangers = others_described.roll(others.shape[1] // 2, dims=1)[:, :: others.shape[1] // points.shape[1]]
-        losses['descriptor'] = three_part_loss(described, others_described, strangers, agreement, config.wrong_distance)
+        strangers = others_described[:, _half_a_picture_away(points.shape[1], others.shape[1])]
+        has_texture = batch['described'][:, None]
+        textured = found._replace(visible=found.visible & has_texture, agreed=found.agreed & has_texture)
+        losses['descriptor'] = three_part_loss(described, others_described, strangers, textured, config.wrong_distance)
     total = sum(getattr(config, f'{name}_weight') * loss for name, loss in losses.items())
-    share = (agreement.agreed.sum(1) / agreement.visible.sum(1).clamp(min=1)).mean()
+    share = (found.agreed.sum(1) / found.visible.sum(1).clamp(min=1)).mean()
     return {'total': total} | losses | {'agreed': share}  # type: ignore[return-value]
 
 
 def _info_nce(
     maps: tuple[Tensor, ...],
     others: Tensor,
-    homography: Tensor,
+    batch: dict[str, Tensor],
     valid: Tensor,
     other_valid: Tensor,
     temperature: float,
-    described: Tensor,
 ) -> Tensor:
-    """InfoNCE at the second view's keypoints and where they lie in the first."""
-    moved = warp(others, torch.linalg.inv(homography))
+    """InfoNCE at the second view's keypoints and where they lie in the first, and at the examples' own points."""
+    moved = warp(others, torch.linalg.inv(batch['a_to_b']))
     size = valid.shape[1], valid.shape[2]
-    visible = look_up(other_valid, others) & is_inside(moved, size) & look_up(valid, moved) & described[:, None]
-    pairs = _describe(maps[1], others), _describe(maps[0], moved)
-    return info_nce_loss(*pairs, moved, visible, temperature=temperature)
+    visible = look_up(other_valid, others) & is_inside(moved, size) & look_up(valid, moved)
+    first, second = torch.cat([moved, batch['points_a']], dim=1), torch.cat([others, batch['points_b']], dim=1)
+    counted = torch.cat([visible & batch['described'][:, None], batch['points_valid']], dim=1)
+    pairs = _describe(maps[0], first), _describe(maps[1], second)
+    return info_nce_loss(*pairs, second, counted, temperature=temperature)
+
+
+def _half_a_picture_away(count: int, others: int) -> list[int]:
+    """For each of `count` keypoints in raster order one of `others` in the same order, far from it."""
+    return [(index * others // count + others // 2) % others for index in range(count)]
 
 
 def _describe(descriptor_map: Tensor, points: Tensor) -> Tensor:

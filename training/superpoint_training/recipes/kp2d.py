@@ -147,8 +147,15 @@ def _to_unit(points: Tensor, view: View) -> Tensor:
 
 
 def kp2d_losses(network: KP2D, batch: dict[str, Tensor], config: KP2DTraining) -> dict[str, Tensor]:
-    """All losses on a batch of `PairExamples`, and their weighted sum under `total`."""
+    """All losses on a batch of `PairExamples`, and their weighted sum under `total`, in float32 even under autocast."""
     first, second = two_views(network, batch)
+    with torch.autocast(first.points.device.type, enabled=False):
+        return _losses(network, first, second, batch, config)
+
+
+def _losses(
+    network: KP2D, first: View, second: View, batch: dict[str, Tensor], config: KP2DTraining
+) -> dict[str, Tensor]:
     matches = correspond(first, second, batch['a_to_b'], config.radius)
     other_scores = matches.of_other(second.scores)
     mean_scores = (first.scores + other_scores) / 2

@@ -75,7 +75,7 @@ def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, device=probabilities.device, dtype=probabilities.dtype)
     profile = torch.exp(-(offsets**2) / (2 * sigma**2))
     down = conv2d(probabilities[:, None], profile[None, None, :, None], padding=(reach, 0))
-    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].clamp(max=1)
+    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].float().clamp(max=1)
 
 
 def _by_pixel(cells: Tensor) -> Tensor:
@@ -90,7 +90,8 @@ def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tens
         torch.arange(height, device=map_.device), torch.arange(width, device=map_.device), indexing='ij'
     )
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).to(map_.dtype)
-    moved = torch.einsum('bij,hwj->bhwi', homography.to(map_.dtype), pixels)
+    # Not a matrix product: autocast would make bfloat16 of it, which is most of a pixel off at 150.
+    moved = (homography.to(map_.dtype)[:, None, None] * pixels[..., None, :]).sum(dim=-1)
     grid = (moved[..., :2] / moved[..., 2:] + 0.5) / map_.new_tensor([width, height]) * 2 - 1
     seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from superpoint_ros.networks import STRIDE, UnsuperPoint, UnsuperPointConfig
+from superpoint_ros.networks import STRIDE, UnsuperPoint, UnsuperPointConfig, cell_centres
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import hinge, info_nce_loss, mean_of_means
@@ -159,8 +159,13 @@ def decorrelation_loss(descriptors: Tensor, valid: Tensor) -> Tensor:
 def unsuperpoint_losses(
     network: nn.Module, batch: dict[str, Tensor], config: UnsuperPointTraining
 ) -> dict[str, Tensor]:
-    """All losses on a batch of `PairExamples`, and their weighted sum under `total`."""
+    """All losses on a batch of `PairExamples`, and their weighted sum under `total`, in float32 even under autocast."""
     first, second = two_views(network, batch)
+    with torch.autocast(first.points.device.type, enabled=False):
+        return _losses(first, second, batch, config)
+
+
+def _losses(first: View, second: View, batch: dict[str, Tensor], config: UnsuperPointTraining) -> dict[str, Tensor]:
     matches = correspond(first, second, batch['a_to_b'], config.radius)
     other_scores = matches.of_other(second.scores)
     mean_scores = (first.scores + other_scores) / 2
@@ -181,7 +186,9 @@ def unsuperpoint_losses(
 
 
 def _uniform(view: View) -> Tensor:
-    return uniform_loss((view.points + 0.5) % STRIDE / STRIDE, view.valid)
+    height, width = view.size
+    centres = cell_centres(height // STRIDE, width // STRIDE, view.points.device).flatten(0, 1)
+    return uniform_loss((view.points - centres) / STRIDE + 0.5, view.valid)
 
 
 def _descriptor_loss(
