@@ -90,46 +90,45 @@ class StampPairing:
 class FilterPairing:
     """message_filters' synchronizers, with what they give up counted.
 
-    They give up the earliest stamp. After a jump back that would be each new image at once: then they start
-    anew.
+    They give up the earliest stamp. After a jump back that would be each new image at once: then those that
+    wait are given up instead.
     """
 
     def __init__(self, slop_ns: int, on_pair: OnPair, on_unpaired: OnUnpaired) -> None:
-        self._slop_ns = slop_ns
         self._on_pair = on_pair
         self._on_unpaired = on_unpaired
         self.description = f'message_filters, {_describe(slop_ns)}'
-        self._start()
+        self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
+        if slop_ns:
+            seconds = (slop_ns + 1) * 1e-9  # they pair what differs by less
+            self._synchronizer = message_filters.ApproximateTimeSynchronizer(self._inputs, QUEUE, seconds)
+        else:
+            self._synchronizer = message_filters.TimeSynchronizer(self._inputs, QUEUE)
+        self._synchronizer.registerCallback(self._pair)
 
     def put(self, camera: int, message: Any) -> None:
         stamps = self.waiting[camera]
         if len(stamps) == QUEUE and stamp_ns(message.header.stamp) < min(stamps):
-            self.clear()
+            self._give_up(camera)
         self._paired, before = 0, len(self.waiting[camera])
         self._inputs[camera].signalMessage(message)
         for _ in range(before + 1 - self._paired - len(self.waiting[camera])):
             self._on_unpaired(camera)
 
     def clear(self) -> None:
-        waiting = self.waiting
-        self._start()
-        for camera, stamps in enumerate(waiting):
-            for _ in stamps:
-                self._on_unpaired(camera)
+        self._give_up(0)
+        self._give_up(1)
 
     @property
     def waiting(self) -> tuple[list[int], list[int]]:
         left, right = (list(queue) for queue in self._synchronizer.queues)
         return left, right
 
-    def _start(self) -> None:
-        self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
-        if self._slop_ns:
-            seconds = (self._slop_ns + 1) * 1e-9  # they pair what differs by less
-            self._synchronizer = message_filters.ApproximateTimeSynchronizer(self._inputs, QUEUE, seconds)
-        else:
-            self._synchronizer = message_filters.TimeSynchronizer(self._inputs, QUEUE)
-        self._synchronizer.registerCallback(self._pair)
+    def _give_up(self, camera: int) -> None:
+        queue = self._synchronizer.queues[camera]
+        while queue:
+            queue.popitem()
+            self._on_unpaired(camera)
 
     def _pair(self, left: Any, right: Any) -> None:
         self._paired += 1
