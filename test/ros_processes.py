@@ -140,6 +140,22 @@ class Client(Node):
         """The message heard last on a topic."""
         return self.heard[topic][-1]
 
+    def warning_while(self, send: Callable[[], object], sign: str) -> str:
+        """Send again and again until a warning on /diagnostics has this sign; returns it."""
+        reports = self.heard['/diagnostics']
+        reports.clear()
+
+        def warnings() -> list[str]:
+            messages = [report.status[0].message for report in reports if ord(report.status[0].level) == 1]
+            return [message for message in messages if sign in message]
+
+        def warned() -> list[str]:
+            send()
+            return warnings()
+
+        self.spin_until(warned, f"a warning with '{sign}'")
+        return warnings()[0]
+
     def diagnostics(self) -> tuple[int, str, dict[str, str]]:
         """The next level, message and values on /diagnostics that were made after this call."""
         before = len(self.heard['/diagnostics'])
