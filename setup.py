@@ -57,7 +57,7 @@ setup(
             'stereo_frontend = superpoint_ros.nodes.stereo:main',
             'rig_frontend = superpoint_ros.nodes.rig:main',
             'replay = superpoint_ros.nodes.replay:main',
-            'benchmark = superpoint_ros.benchmark:main',
+            'benchmark = superpoint_ros.benchmark.__main__:main',
             'demo = superpoint_ros.demo.__main__:main',
             'train = superpoint_training.train:main',
             'train_from_bag = superpoint_training.train_from_bag:main',
