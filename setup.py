@@ -54,6 +54,8 @@ setup(
     entry_points={
         'console_scripts': [
             'frontend = superpoint_ros.nodes.frontend:main',
+            'stereo_frontend = superpoint_ros.nodes.stereo:main',
+            'rig_frontend = superpoint_ros.nodes.rig:main',
             'replay = superpoint_ros.nodes.replay:main',
             'benchmark = superpoint_ros.benchmark.__main__:main',
             'demo = superpoint_ros.demo.__main__:main',

@@ -39,6 +39,8 @@ class Camera:
         width, height: size of the picture in pixels.
         R: [3, 3] float64, rotates a ray of this camera into the rectified camera.
         P: [3, 3] float64, intrinsics of the rectified camera.
+        baseline: metres from the left camera of a rectified pair to this one, along the rectified x axis; 0 for
+            the left one, and outside of pairs.
     """
 
     K: np.ndarray
@@ -48,6 +50,7 @@ class Camera:
     height: int
     R: np.ndarray = field(default_factory=lambda: np.eye(3))
     P: np.ndarray | None = None
+    baseline: float = 0.0
 
     @classmethod
     def from_info(cls, info: Any) -> Camera | None:
@@ -62,7 +65,7 @@ class Camera:
         K = np.array(info.k, np.float64).reshape(3, 3)
         if not K.any():
             return None
-        P = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
+        P, shift = np.split(np.array(info.p, np.float64).reshape(3, 4), [3], axis=1)
         R = np.array(info.r, np.float64).reshape(3, 3)
         model, distortion = _distortion(info.distortion_model, np.array(info.d, np.float64))
         if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
@@ -77,8 +80,9 @@ class Camera:
             height=(roi.height or info.height) // binning[1],
         )
         if P[0, 0] > 0 and P[1, 1] > 0:  # drivers that know nothing of rectification leave P and R zero
+            baseline = -float(shift[0, 0] / P[0, 0])
             P = _cropped_and_binned(P, roi.x_offset, roi.y_offset, binning)
-            camera = replace(camera, P=P, R=R if R.any() else np.eye(3))
+            camera = replace(camera, P=P, R=R if R.any() else np.eye(3), baseline=baseline)
         return camera
 
     @property
@@ -90,7 +94,14 @@ class Camera:
     def rectified(self) -> Camera:
         """The pinhole camera that sees what `rectify` returns."""
         K = self.K if self.P is None else self.P
-        return Camera(K=K, distortion=np.zeros(0), model='none', width=self.width, height=self.height)
+        return Camera(
+            K=K,
+            distortion=np.zeros(0),
+            model='none',
+            width=self.width,
+            height=self.height,
+            baseline=self.baseline,
+        )
 
     def rays(self, keypoints: np.ndarray) -> np.ndarray:
         """Undistorted rays in the optical frame.
@@ -114,6 +125,16 @@ class Camera:
         rays[:, :2] = ideal
         rays[~(error <= _REPROJECTION_LIMIT)] = np.nan
         return rays
+
+    def rectify_points(self, keypoints: np.ndarray) -> np.ndarray:
+        """Where the `rectified` camera sees what this one sees at pixels [N, 2]: [N, 2] float64.
+
+        NaN where `rays` has it, and where the rectified camera would look back.
+        """
+        rays = self.rays(keypoints).astype(np.float64) @ self.R.T
+        rays[~(rays[:, 2] > 0)] = np.nan
+        K = self.rectified.K
+        return rays[:, :2] / rays[:, 2:] * K[[0, 1], [0, 1]] + K[[0, 1], [2, 2]]
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
         """[H, W] or [H, W, C] as the `rectified` camera sees it; 0 where this camera saw nothing."""

@@ -121,13 +121,16 @@ class Detector:
         return self._detect([image], [mask], stopwatch or Stopwatch())[0]
 
     def detect_batch(
-        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] | None = None
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> list[Features]:
         """Run `detect` on images of any sizes; with torch, neighbours of one size run as one batch."""
         masks = [None] * len(images) if masks is None else masks
         if len(masks) != len(images):
             raise ValueError(f'each image needs a mask or None: {len(images)} images, {len(masks)} masks')
-        return self._detect(images, masks, Stopwatch())
+        return self._detect(images, masks, stopwatch or Stopwatch())
 
     def warm_up(self, height: int, width: int) -> None:
         """Run once on an empty image, so that the first real one of this size does not wait for set-up."""

@@ -61,13 +61,19 @@ class Frontend:
         match_settings: MatchSettings | None = None,
         track_settings: TrackSettings | None = None,
         camera: Camera | None = None,
+        place: tuple[int, int] = (0, 1),
     ) -> None:
-        """camera: of the images as they are given to `process`; without one there are no rays."""
+        """Begin.
+
+        camera: of the images as they are given to `process`; without one there are no rays.
+        place: which one of how many cameras of a rig this is; no two of them give the same id.
+        """
         self._detector = detector
         self.match_settings = match_settings or MatchSettings()
         self._camera = camera
-        self._tracker = Tracker(track_settings)
-        self._run_ids = Ids(LARGEST_RUN_ID)
+        self._place = place
+        self._tracker = Tracker(track_settings, *place)
+        self._run_ids = Ids(LARGEST_RUN_ID, *place)
         self._previous: Frame | None = None
 
     @property
@@ -101,9 +107,9 @@ class Frontend:
         self._tracker.settings = settings
 
     def reset(self) -> None:
-        """Begin anew, with ids from 1."""
-        self._tracker = Tracker(self._tracker.settings)
-        self._run_ids = Ids(LARGEST_RUN_ID)
+        """Begin anew, with ids from the first."""
+        self._tracker = Tracker(self._tracker.settings, *self._place)
+        self._run_ids = Ids(LARGEST_RUN_ID, *self._place)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -115,7 +121,16 @@ class Frontend:
         """Take the next image; image, mask and errors as in `Detector.detect`."""
         stopwatch = Stopwatch()
         features = self.detector.detect(image, mask, stopwatch)
-        image_size = (image.shape[1], image.shape[0])
+        return self.advance(features, (image.shape[1], image.shape[0]), stamp_ns, stopwatch)
+
+    def advance(
+        self, features: Features, image_size: tuple[int, int], stamp_ns: int, stopwatch: Stopwatch | None = None
+    ) -> Frame:
+        """Take the features of the next image, where they were found elsewhere, as with those of other cameras.
+
+        image_size: width and height, pixels. stopwatch: has the time that finding them took.
+        """
+        stopwatch = stopwatch or Stopwatch()
         rays = self._rays(features)
 
         if self._previous and (self._previous.image_size != image_size or self._previous.stamp_ns > stamp_ns):

@@ -1,38 +1,28 @@
 """Features, matches and tracks <-> ROS messages: one structured NumPy array is one PointCloud2.
 
-Everything a back-end needs is in the fields of the two clouds, so any language reads them with what each ROS
+Everything a back-end needs is in the fields of the clouds, so any language reads them with what each ROS
 2 install has. Offsets are multiples of the field sizes; a C++ struct of the same order has the same layout.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import Point32
-from numpy.lib.recfunctions import structured_to_unstructured
-from sensor_msgs.msg import ChannelFloat32, Image, PointCloud, PointCloud2, PointField
+from sensor_msgs.msg import ChannelFloat32, Image, PointCloud, PointCloud2
 from std_msgs.msg import Header
+
+from superpoint_ros.clouds import MessageError as MessageError
+from superpoint_ros.clouds import columns, from_cloud, to_cloud
 
 if TYPE_CHECKING:  # a consumer of the clouds needs no torch
     from superpoint_ros.frontend import Frame
+    from superpoint_ros.stereo import StereoMatches
 
 DESCRIPTOR_TYPES = ('float32', 'int8')
-
-_DATATYPES = {
-    'i1': PointField.INT8,
-    'u1': PointField.UINT8,
-    'i2': PointField.INT16,
-    'u2': PointField.UINT16,
-    'i4': PointField.INT32,
-    'u4': PointField.UINT32,
-    'f4': PointField.FLOAT32,
-    'f8': PointField.FLOAT64,
-}
-_NUMPY_TYPES = {datatype: np.dtype(f'<{name}') for name, datatype in _DATATYPES.items()}
 
 _MATCH = np.dtype(
     [
@@ -51,9 +41,13 @@ _MATCH = np.dtype(
     align=True,
 )
 
-
-class MessageError(ValueError):
-    """A cloud that does not hold what it should."""
+_STEREO_MATCH = np.dtype(
+    [
+        *((name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'u_right', 'disparity', 'similarity')),
+        *((name, '<u4') for name in ('left', 'right', 'id')),
+    ],
+    align=True,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +104,35 @@ class MatchCloud:
         return len(self.query)
 
 
+@dataclass(frozen=True)
+class StereoMatchCloud:
+    """What a `stereo_matches` message says of M matches between a left image and the right one of the same time.
+
+    Attributes:
+        stamp_ns: time of the left image.
+        left, right: [M] uint32, row in `left/features` and in `right/features`.
+        points: [M, 3] float32, metres in the rectified optical frame of the left camera; NaN: infinitely far.
+        keypoints: [M, 2] float32, pixels (x, y) in the left image, as in `left/features`.
+        right_x: [M] float32, pixels, x in the right image, as in `right/features`.
+        disparity: [M] float32, rectified pixels, x on the left less x on the right.
+        similarity: [M] float32, cosine of the descriptors' angle.
+        track_ids: [M] uint32, of the left feature.
+    """
+
+    stamp_ns: int
+    left: np.ndarray
+    right: np.ndarray
+    points: np.ndarray
+    keypoints: np.ndarray
+    right_x: np.ndarray
+    disparity: np.ndarray
+    similarity: np.ndarray
+    track_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
 def stamp_ns(stamp: Any) -> int:
     """Nanoseconds of a `builtin_interfaces/Time`."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
@@ -132,7 +155,7 @@ def encode_features(frame: Frame, header: Header, descriptor_type: str = 'float3
         cloud['descriptor'] = quantise(features.descriptors)
     else:
         cloud['descriptor'] = features.descriptors
-    return _to_cloud(cloud, header, is_dense=bool(np.isfinite(frame.rays).all()))
+    return to_cloud(cloud, header, is_dense=bool(np.isfinite(frame.rays).all()))
 
 
 def encode_matches(frame: Frame, header: Header) -> PointCloud2:
@@ -147,7 +170,20 @@ def encode_matches(frame: Frame, header: Header) -> PointCloud2:
         cloud['id'] = frame.track_ids[matches.query]
         cloud['inlier'] = matches.inlier
         cloud['prev_sec'], cloud['prev_nanosec'] = divmod(frame.previous_stamp_ns, 1_000_000_000)
-    return _to_cloud(cloud, header, is_dense=True)
+    return to_cloud(cloud, header, is_dense=True)
+
+
+def encode_stereo_matches(matches: StereoMatches, left: Frame, right: Frame, header: Header) -> PointCloud2:
+    """The `stereo_matches` message of two frames of the same time, under the header of the left image."""
+    cloud = np.zeros(len(matches), _STEREO_MATCH)
+    cloud['x'], cloud['y'], cloud['z'] = matches.points.T
+    cloud['u'], cloud['v'] = left.features.keypoints[matches.left].T
+    cloud['u_right'] = right.features.keypoints[matches.right, 0]
+    cloud['disparity'] = matches.disparity
+    cloud['similarity'] = matches.similarity
+    cloud['left'], cloud['right'] = matches.left, matches.right
+    cloud['id'] = left.track_ids[matches.left]
+    return to_cloud(cloud, header, is_dense=bool(np.isfinite(matches.points).all()))
 
 
 def encode_tracks(frame: Frame, header: Header) -> PointCloud:
@@ -194,7 +230,7 @@ def read_features(message: Any) -> FeatureCloud:
     Raises:
         MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
     """
-    cloud = _from_cloud(message, ('x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor'))
+    cloud = from_cloud(message, ('x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor'))
     descriptors = cloud['descriptor']
     if descriptors.ndim == 1:  # a single component
         descriptors = descriptors[:, None]
@@ -202,10 +238,10 @@ def read_features(message: Any) -> FeatureCloud:
         descriptors = dequantise(descriptors)
     return FeatureCloud(
         stamp_ns=stamp_ns(message.header.stamp),
-        keypoints=_columns(cloud, 'u', 'v'),
+        keypoints=columns(cloud, 'u', 'v'),
         scores=cloud['score'],
         descriptors=descriptors,
-        rays=_columns(cloud, 'x', 'y', 'z'),
+        rays=columns(cloud, 'x', 'y', 'z'),
         track_ids=cloud['id'],
         track_ages=cloud['age'],
     )
@@ -217,7 +253,7 @@ def read_matches(message: Any) -> MatchCloud:
     Raises:
         MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
     """
-    cloud = _from_cloud(message, _MATCH.names or ())
+    cloud = from_cloud(message, _MATCH.names or ())
     previous = None
     if len(cloud):
         previous = int(cloud['prev_sec'][0]) * 1_000_000_000 + int(cloud['prev_nanosec'][0])
@@ -226,11 +262,31 @@ def read_matches(message: Any) -> MatchCloud:
         previous_stamp_ns=previous,
         query=cloud['query'],
         train=cloud['train'],
-        keypoints=_columns(cloud, 'u', 'v'),
-        previous_keypoints=_columns(cloud, 'u_prev', 'v_prev'),
+        keypoints=columns(cloud, 'u', 'v'),
+        previous_keypoints=columns(cloud, 'u_prev', 'v_prev'),
         similarity=cloud['similarity'],
         track_ids=cloud['id'],
         inlier=cloud['inlier'].astype(bool),
+    )
+
+
+def read_stereo_matches(message: Any) -> StereoMatchCloud:
+    """Arrays of a `stereo_matches` message. They are views of the message where its types allow.
+
+    Raises:
+        MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
+    """
+    cloud = from_cloud(message, _STEREO_MATCH.names or ())
+    return StereoMatchCloud(
+        stamp_ns=stamp_ns(message.header.stamp),
+        left=cloud['left'],
+        right=cloud['right'],
+        points=columns(cloud, 'x', 'y', 'z'),
+        keypoints=columns(cloud, 'u', 'v'),
+        right_x=cloud['u_right'],
+        disparity=cloud['disparity'],
+        similarity=cloud['similarity'],
+        track_ids=cloud['id'],
     )
 
 
@@ -252,64 +308,3 @@ def _feature_dtype(dimension: int, descriptor_type: str) -> np.dtype:
     descriptor = ('descriptor', 'i1' if descriptor_type == 'int8' else '<f4', (dimension,))
     numbers = [(name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'score')]
     return np.dtype([*numbers, ('id', '<u4'), ('age', '<u2'), descriptor], align=True)
-
-
-def _to_cloud(cloud: np.ndarray, header: Header, is_dense: bool) -> PointCloud2:
-    fields = []
-    for name, (dtype, offset) in _fields(cloud.dtype):
-        count = int(np.prod(dtype.shape, dtype=int))
-        fields.append(PointField(name=name, offset=offset, datatype=_DATATYPES[dtype.base.str[1:]], count=count))
-    # rclpy copies an array('B') as a block, but looks at each byte of anything else.
-    data = array('B')
-    data.frombytes(cloud.view(np.uint8).data)
-    return PointCloud2(
-        header=header,
-        height=1,
-        width=len(cloud),
-        fields=fields,
-        is_bigendian=False,
-        point_step=cloud.itemsize,
-        row_step=cloud.nbytes,
-        data=data,
-        is_dense=is_dense,
-    )
-
-
-def _fields(dtype: np.dtype) -> list[tuple[str, tuple[np.dtype, int]]]:
-    fields: Any = dtype.fields
-    return [(name, fields[name][:2]) for name in dtype.names or ()]
-
-
-def _from_cloud(message: Any, names: Sequence[str]) -> np.ndarray:
-    """[N] structured view of a cloud, with at least the named fields, wherever in a point they are."""
-    if message.is_bigendian:
-        raise MessageError('The cloud is big-endian, which no supported machine writes.')
-    fields = {field.name: field for field in message.fields}
-    if missing := [name for name in names if name not in fields]:
-        raise MessageError(f'The cloud has no field {", ".join(missing)}; it has {", ".join(fields) or "none"}.')
-    points = message.width * message.height
-    size = points * message.point_step
-    if len(message.data) < size:
-        raise MessageError(f'{points} points of {message.point_step} bytes are {size}, not {len(message.data)}.')
-    layout: Any = {
-        'names': list(names),
-        'formats': [_format(fields[name]) for name in names],
-        'offsets': [fields[name].offset for name in names],
-    }
-    needed = np.dtype(layout).itemsize
-    if message.point_step < needed:
-        raise MessageError(f'The fields take {needed} bytes, but the cloud says point_step {message.point_step}.')
-    dtype = np.dtype(layout | {'itemsize': message.point_step})
-    return np.frombuffer(message.data, dtype, points) if points else np.empty(0, dtype)
-
-
-def _format(field: Any) -> Any:
-    if field.datatype not in _NUMPY_TYPES:
-        raise MessageError(f"Field '{field.name}' has the unknown datatype {field.datatype}.")
-    dtype = _NUMPY_TYPES[field.datatype]
-    return (dtype, (field.count,)) if field.count != 1 else dtype
-
-
-def _columns(cloud: np.ndarray, *names: str) -> np.ndarray:
-    """[N, len(names)] of fields of one type; a view where they are evenly spaced, as in clouds made here."""
-    return structured_to_unstructured(cloud[list(names)], copy=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 
 
 class Stopwatch:
     """Collects lap times: `laps` maps a stage's name to its time in ms, in the order the stages ran."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, laps: Mapping[str, float] | None = None) -> None:
+        """laps: of stages before."""
+        self.laps = dict(laps or {})
         self._last = perf_counter()
 
     def lap(self, stage: str) -> None:

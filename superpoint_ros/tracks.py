@@ -65,18 +65,23 @@ class _Tracks:
 
 
 class Ids:
-    """Counts up from 1. After the largest it begins again at 1, leaving out those in use."""
+    """Counts up from 1. After the largest it begins again at 1, leaving out those in use.
 
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
-        self._next = 1
+    As one of several cameras it counts from `camera` + 1 in steps of `cameras`: no two of them give the same id.
+    """
+
+    def __init__(self, largest: int, camera: int = 0, cameras: int = 1) -> None:
+        self._first, self._step = camera + 1, cameras
+        self._count = (largest - self._first) // self._step + 1
+        self._next = self._first
 
     def take(self, count: int, in_use: np.ndarray) -> np.ndarray:
         """The next ids, [count] int64."""
-        candidates = (self._next - 1 + np.arange(count + len(in_use))) % self._largest + 1
+        steps = (self._next - self._first) // self._step + np.arange(count + len(in_use))
+        candidates = self._first + steps % self._count * self._step
         ids = candidates[~np.isin(candidates, in_use)][:count]
         if count:
-            self._next = int(ids[-1]) % self._largest + 1
+            self._next = int(ids[-1]) + self._step
         return ids
 
 
@@ -88,12 +93,13 @@ class Tracker:
     the settings' limits; the rest begin tracks of their own. What was seen in one frame only is not looked
     for again: most of it is noise, and looking costs time.
 
-    Ids count up from 1 and do not repeat before 2^32 - 1 were given out.
+    Ids are those of `Ids` up to 2^32 - 1: they do not repeat before all of them were given out.
     """
 
-    def __init__(self, settings: TrackSettings | None = None) -> None:
+    def __init__(self, settings: TrackSettings | None = None, camera: int = 0, cameras: int = 1) -> None:
+        """camera: which one of so many cameras this is."""
         self.settings = settings or TrackSettings()
-        self._ids = Ids(LARGEST_ID)
+        self._ids = Ids(LARGEST_ID, camera, cameras)
         self._seen: _Tracks | None = None
         self._lost: _Tracks | None = None
 

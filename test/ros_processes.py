@@ -7,7 +7,7 @@ import sys
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -63,19 +63,15 @@ class NodeProcess:
             self.interrupt()
 
 
-class Camera(Node):
-    """Publishes images to a front-end, hears what it makes of them, and calls its services."""
+class Client(Node):
+    """Hears what a front-end publishes, and calls its services."""
 
-    def __init__(self, name: str = 'camera', frontend: str = '/superpoint_frontend') -> None:
+    def __init__(self, name: str, frontend: str) -> None:
         super().__init__(name)
         self._frontend = frontend
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
         self.heard: dict[str, list] = defaultdict(list)
-        self.images = self.create_publisher(Image, 'image', 5)
-        self.infos = self.create_publisher(CameraInfo, 'camera_info', 5)
-        for topic, kind in (('features', PointCloud2), ('matches', PointCloud2), ('tracks', PointCloud)):
-            self.listen(kind, topic)
         self.listen(DiagnosticArray, '/diagnostics')
         self._sent = 0
 
@@ -112,13 +108,6 @@ class Camera(Node):
     def state(self) -> str:
         return self.call(GetState, 'get_state', GetState.Request()).current_state.label
 
-    def activate(self) -> None:
-        """From inactive to where images are heard."""
-        assert self.change_state('activate')
-        self.spin_until(self.images.get_subscription_count, 'the front-end to listen')
-        self.spin_until(lambda: self.count_publishers('features'), 'the features topic')
-        self.spin_for(0.5)  # the other side may know of this one a little later
-
     def set(self, **values: object) -> str:
         """Set parameters, '__' for '.'. Returns '' or the reason why not."""
         parameters = [
@@ -138,14 +127,6 @@ class Camera(Node):
         header.stamp.sec, header.stamp.nanosec = sec, nanosec
         return header
 
-    def send(self, image) -> PointCloud2:
-        """Publish an image and return the features that come back; its matches have come, too."""
-        for messages in self.heard.values():
-            messages.clear()
-        self.images.publish(image)
-        self.wait_for('matches', image.header)
-        return self.wait_for('features', image.header)
-
     def wait_for(self, topic: str, header: Header):
         """The message with this header, once it was heard."""
 
@@ -159,12 +140,73 @@ class Camera(Node):
         """The message heard last on a topic."""
         return self.heard[topic][-1]
 
+    def warning_while(self, send: Callable[[], object], sign: str) -> str:
+        """Send again and again until a warning on /diagnostics has this sign; returns it."""
+        reports = self.heard['/diagnostics']
+        reports.clear()
+
+        def warnings() -> list[str]:
+            messages = [report.status[0].message for report in reports if ord(report.status[0].level) == 1]
+            return [message for message in messages if sign in message]
+
+        def warned() -> list[str]:
+            send()
+            return warnings()
+
+        self.spin_until(warned, f"a warning with '{sign}'")
+        return warnings()[0]
+
     def diagnostics(self) -> tuple[int, str, dict[str, str]]:
         """The next level, message and values on /diagnostics that were made after this call."""
         before = len(self.heard['/diagnostics'])
         self.spin_until(lambda: len(self.heard['/diagnostics']) > before + 1, 'diagnostics')
         status = self.latest('/diagnostics').status[0]
         return ord(status.level), status.message, {pair.key: pair.value for pair in status.values}
+
+
+class Camera(Client):
+    """Publishes the images of one camera to a front-end."""
+
+    def __init__(self, name: str = 'camera', frontend: str = '/superpoint_frontend') -> None:
+        super().__init__(name, frontend)
+        self.images = self.create_publisher(Image, 'image', 5)
+        self.infos = self.create_publisher(CameraInfo, 'camera_info', 5)
+        for topic, kind in (('features', PointCloud2), ('matches', PointCloud2), ('tracks', PointCloud)):
+            self.listen(kind, topic)
+
+    def activate(self) -> None:
+        """From inactive to where images are heard."""
+        assert self.change_state('activate')
+        self.spin_until(self.images.get_subscription_count, 'the front-end to listen')
+        self.spin_until(lambda: self.count_publishers('features'), 'the features topic')
+        self.spin_for(0.5)  # the other side may know of this one a little later
+
+    def send(self, image) -> PointCloud2:
+        """Publish an image and return the features that come back; its matches have come, too."""
+        for messages in self.heard.values():
+            messages.clear()
+        self.images.publish(image)
+        self.wait_for('matches', image.header)
+        return self.wait_for('features', image.header)
+
+
+class Cameras(Client):
+    """Publishes the images of several cameras, by their names, to a front-end."""
+
+    def __init__(self, frontend: str, names: Sequence[str]) -> None:
+        super().__init__('cameras', frontend)
+        self.images = {name: self.create_publisher(Image, f'{name}/image', 5) for name in names}
+        self.infos = {name: self.create_publisher(CameraInfo, f'{name}/camera_info', 5) for name in names}
+        for name in names:
+            self.listen(PointCloud2, f'{name}/features')
+
+    def activate(self) -> None:
+        """From inactive to where the images of all cameras are heard."""
+        assert self.change_state('activate')
+        for publisher in (*self.images.values(), *self.infos.values()):
+            self.spin_until(publisher.get_subscription_count, 'the front-end to listen')
+        self.spin_until(lambda: all(map(self.count_publishers, self.heard)), 'the topics of the front-end')
+        self.spin_for(0.5)  # the other side may know of this one a little later
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Header, /, **changes: object) -> Image:

@@ -21,10 +21,13 @@ from superpoint_ros.messages import (
     MessageError,
     encode_features,
     encode_matches,
+    encode_stereo_matches,
     encode_tracks,
     read_features,
     read_matches,
+    read_stereo_matches,
 )
+from superpoint_ros.stereo import StereoMatches
 
 HEADER = Header(frame_id='camera', stamp=Time(sec=12, nanosec=345))
 STAMP_NS = 12_000_000_345
@@ -265,3 +268,52 @@ def test_clouds_read_by_rosbags_are_read_too():
     raw = serialize_message(encode_features(frame, HEADER))
     message = get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr(raw, 'sensor_msgs/msg/PointCloud2')
     np.testing.assert_array_equal(read_features(message).keypoints, frame.features.keypoints)
+
+
+def make_stereo_matches(count: int, features: tuple[int, int], seed: int = 0) -> StereoMatches:
+    rng = np.random.default_rng(seed)
+    return StereoMatches(
+        left=rng.permutation(features[0])[:count].astype(np.int32),
+        right=rng.permutation(features[1])[:count].astype(np.int32),
+        similarity=rng.uniform(-1, 1, count).astype(np.float32),
+        disparity=rng.uniform(0, 100, count).astype(np.float32),
+        residual=rng.normal(size=count).astype(np.float32),
+        points=rng.uniform(-5, 5, (count, 3)).astype(np.float32),
+    )
+
+
+@settings(deadline=None)
+@given(count=st.integers(0, 10), seed=st.integers(0, 99))
+def test_stereo_matches_come_back_as_they_were(count, seed):
+    left, right = make_frame(12, seed=seed), make_frame(15, seed=seed + 1)
+    matches = make_stereo_matches(count, (12, 15), seed)
+    message = encode_stereo_matches(matches, left, right, HEADER)
+    message = deserialize_message(serialize_message(message), PointCloud2)
+    cloud = read_stereo_matches(message)
+    assert message.header == HEADER
+    assert message.is_dense
+    assert (cloud.stamp_ns, len(cloud)) == (STAMP_NS, count)
+    for name in ('left', 'right', 'points', 'disparity', 'similarity'):
+        np.testing.assert_array_equal(getattr(cloud, name), getattr(matches, name))
+    np.testing.assert_array_equal(cloud.keypoints, left.features.keypoints[matches.left])
+    np.testing.assert_array_equal(cloud.right_x, right.features.keypoints[matches.right, 0])
+    np.testing.assert_array_equal(cloud.track_ids, left.track_ids[matches.left])
+
+
+def test_stereo_matches_have_the_layout_that_is_documented():
+    matches = make_stereo_matches(2, (5, 5))
+    matches.points[1] = np.nan
+    left, right = make_frame(5), make_frame(5, seed=1)
+    message = encode_stereo_matches(matches, left, right, HEADER)
+    names = ['x', 'y', 'z', 'u', 'v', 'u_right', 'disparity', 'similarity', 'left', 'right', 'id']
+    assert [field.name for field in message.fields] == names
+    assert [field.offset for field in message.fields] == list(range(0, 44, 4))
+    types = {field.name: field.datatype for field in message.fields}
+    assert {name for name in names if types[name] == PointField.UINT32} == {'left', 'right', 'id'}
+    assert {name for name in names if types[name] == PointField.FLOAT32} == set(names[:8])
+    assert (message.height, message.width, message.point_step, message.is_dense) == (1, 2, 44, False)
+    first = struct.unpack_from('<8f3I', message.data)
+    row, column = matches.left[0], matches.right[0]
+    expected = [*matches.points[0], *left.features.keypoints[row], right.features.keypoints[column, 0]]
+    np.testing.assert_array_equal(first[:6], expected)
+    np.testing.assert_array_equal(first[8:], [row, column, left.track_ids[row]])

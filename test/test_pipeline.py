@@ -16,6 +16,7 @@ from test_optics import camera_info
 
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
+from superpoint_ros.nodes.channel import Arrival, Channel
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
@@ -60,7 +61,8 @@ class Run:
         self.frames, self.log, self.asked = [], [], []
         self.statistics = Statistics()
         self._loads = [failures, *loads]
-        self.pipeline = Pipeline(self.load, Settings.of(VALUES), None, self, self.statistics, self)
+        self.channel = Channel('', self, self.statistics, None, self)
+        self.pipeline = Pipeline(self.load, Settings.of(VALUES), [self.channel], self)
         self._sent = 0
 
     def load(self, device: str | None):
@@ -87,7 +89,7 @@ class Run:
             self._sent += 1
             header = Header()
             header.stamp.sec = self._sent
-            self.pipeline.process(image_message(scene(), 'mono8', header), 0.0)
+            self.pipeline.process({0: Arrival(image_message(scene(), 'mono8', header), 0.0)})
         return len(self.frames) - before
 
 
@@ -151,7 +153,7 @@ def test_on_the_cpu_no_engine_or_precision_of_a_gpu_is_asked_for(asked):
 
 def test_rectifying_from_one_image_to_the_next_begins_anew():
     run = Run()
-    run.pipeline.optics.set_info(camera_info())
+    run.channel.optics.set_info(camera_info())
     for rectification in ('raw', 'raw', 'rectify', 'rectify', 'raw', 'rectified'):
         run.pipeline.settings = Settings.of(VALUES | {'rectification': rectification})
         run.send()
@@ -165,9 +167,9 @@ def test_a_calibration_that_comes_while_rectifying_begins_anew():
     run = Run()
     run.pipeline.settings = Settings.of(VALUES | {'rectification': 'rectify'})
     run.send(2)
-    run.pipeline.optics.set_info(camera_info())
+    run.channel.optics.set_info(camera_info())
     run.send(2)
-    run.pipeline.optics.set_info(CameraInfo())
+    run.channel.optics.set_info(CameraInfo())
     run.send()
     assert [len(frame.matches) > 0 for frame in run.frames] == [False, True, False, True, False]
     assert np.isnan(run.frames[-1].rays).all()

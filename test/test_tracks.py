@@ -120,3 +120,15 @@ def test_ages_stop_at_the_largest():
 def test_settings_outside_their_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         TrackSettings(**{name: value})
+
+
+@given(cameras=st.integers(1, 8), largest=st.integers(40, 60), counts=st.lists(st.integers(0, 4), max_size=30))
+def test_cameras_of_a_rig_never_give_the_same_id_and_use_all_in_turn(cameras, largest, counts):
+    given_ids = []
+    for camera in range(cameras):
+        ids = Ids(largest, camera, cameras)
+        own = [int(i) for count in counts for i in ids.take(count, in_use=np.zeros(0, np.uint32))]
+        every = list(range(camera + 1, largest + 1, cameras))
+        assert own == [every[n % len(every)] for n in range(len(own))]
+        given_ids.append(set(own))
+    assert sum(map(len, given_ids)) == len(set().union(*given_ids))

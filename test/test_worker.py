@@ -1,28 +1,26 @@
-"""The newest item is handled, every other one is counted as dropped, and no error ends the thread."""
+"""The newest item of each source is handled, the others are counted as dropped, and no error ends the thread."""
 
 import threading
 import time
 
+from superpoint_ros.nodes import worker
 from superpoint_ros.nodes.worker import NewestWins
 
 
 class Desk:
     """A worker that takes its time: `handle` ends when it is told to."""
 
-    def __init__(self) -> None:
-        self.handled, self.dropped, self.errors = [], 0, []
+    def __init__(self, gather: float = 0.0) -> None:
+        self.handled, self.dropped, self.errors = [], [], []
         self.begun, self.may_end = threading.Semaphore(0), threading.Semaphore(0)
-        self.worker = NewestWins(self.handle, self.drop, self.errors.append)
+        self.worker = NewestWins(self.handle, self.dropped.append, self.errors.append, gather)
 
-    def handle(self, item) -> None:
+    def handle(self, items) -> None:
         self.begun.release()
         self.may_end.acquire()
-        self.handled.append(item)
-        if isinstance(item, Exception):
-            raise item
-
-    def drop(self) -> None:
-        self.dropped += 1
+        self.handled.append(items)
+        if isinstance(items.get(0), Exception):
+            raise items[0]
 
 
 def test_what_waits_gives_way_to_the_newest():
@@ -34,8 +32,8 @@ def test_what_waits_gives_way_to_the_newest():
     desk.may_end.release(2)
     desk.begun.acquire()
     desk.worker.stop()
-    assert desk.handled == [1, 5]
-    assert desk.dropped == 3
+    assert desk.handled == [{0: 1}, {0: 5}]
+    assert desk.dropped == [0, 0, 0]
 
 
 def test_stop_finishes_the_item_in_hand_and_counts_the_waiting_one_as_dropped():
@@ -49,8 +47,8 @@ def test_stop_finishes_the_item_in_hand_and_counts_the_waiting_one_as_dropped():
         time.sleep(0.001)
     desk.may_end.release()
     stopping.join()
-    assert desk.handled == ['in hand']
-    assert desk.dropped == 1
+    assert desk.handled == [{0: 'in hand'}]
+    assert desk.dropped == [0]
 
 
 def test_an_error_is_reported_and_the_next_item_is_handled():
@@ -60,7 +58,52 @@ def test_an_error_is_reported_and_the_next_item_is_handled():
         desk.worker.put(item)
         desk.begun.acquire()
     desk.worker.stop()
-    assert desk.handled[1] == 'second'
+    assert desk.handled[1] == {0: 'second'}
     (error,) = desk.errors
     assert error.startswith('Traceback')
     assert error.endswith('ZeroDivisionError: first\n')
+
+
+def test_what_waits_of_several_sources_is_handled_together_and_each_gives_way_to_its_own_newest():
+    desk = Desk()
+    desk.worker.put('in hand')
+    desk.begun.acquire()
+    for item, source in (('b', 2), ('a', 0), ('c', 2), ('d', 1)):
+        desk.worker.put(item, source)
+    desk.may_end.release(2)
+    desk.begun.acquire()
+    desk.worker.stop()
+    assert desk.handled[1:] == [{0: 'a', 1: 'd', 2: 'c'}]
+    assert list(desk.handled[1]) == [0, 1, 2]
+    assert desk.dropped == [2]
+
+
+def test_the_first_waits_for_the_others_that_are_alive_but_not_for_silent_ones(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(worker, 'monotonic', lambda: now[0])
+    desk = Desk(gather=60.0)
+    desk.may_end.release(9)
+    for source in (0, 1, 2):  # the first has seen no other yet
+        desk.worker.put(f'{source} at 0', source)
+        if not source:
+            desk.begun.acquire()
+    while len(desk.handled) < 1:
+        time.sleep(0.001)
+    desk.worker.put('0 at 0.1')
+    desk.begun.acquire()
+    now[0] = 5.0  # now 1 and 2 have been silent for 5 s
+    desk.worker.put('0 at 5')
+    desk.begun.acquire()
+    desk.worker.stop()
+    assert desk.handled == [{0: '0 at 0'}, {0: '0 at 0.1', 1: '1 at 0', 2: '2 at 0'}, {0: '0 at 5'}]
+
+
+def test_who_does_not_come_is_waited_for_no_longer_than_said():
+    desk = Desk(gather=0.01)
+    desk.may_end.release(9)
+    desk.worker.put('a', 0)
+    desk.begun.acquire()
+    desk.worker.put('b', 1)
+    desk.begun.acquire()
+    desk.worker.stop()
+    assert desk.handled == [{0: 'a'}, {1: 'b'}]

@@ -13,7 +13,7 @@ class Diagnostics:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
 
-    def publish(self, problem: str, warning: str, state: str, values: dict[str, str]) -> None:
+    def publish(self, hardware: str, problem: str, warning: str, state: str, values: dict[str, str]) -> None:
         """Publish an error if there is a problem, else a warning if there is one, else that all is well."""
         level, message = DiagnosticStatus.OK, state
         if problem:
@@ -23,7 +23,7 @@ class Diagnostics:
         status = DiagnosticStatus(
             level=level,
             name=self._node.get_fully_qualified_name().lstrip('/'),
-            hardware_id=self._node.resolve_topic_name('image'),
+            hardware_id=hardware,
             message=message,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )

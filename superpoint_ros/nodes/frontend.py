@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import monotonic
@@ -27,9 +29,10 @@ from std_srvs.srv import Trigger
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
+from superpoint_ros.nodes.channel import Arrival, Channel
 from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.outputs import Outputs
-from superpoint_ros.nodes.parameters import ParameterError, declare
+from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
@@ -38,26 +41,34 @@ from superpoint_ros.nodes.worker import NewestWins
 
 RCLError = rclpy_implementation.RCLError
 _DIAGNOSTICS_PERIOD = 1.0  # seconds
-_BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 class FrontendNode(LifecycleNode):
     """A shell around `Pipeline`. The executor's thread hands things over; the worker does all work on images.
 
     configure loads the weights and warms up, activate subscribes, deactivate stops the worker, cleanup frees
-    all.
+    all. Nodes of several cameras derive from it: what they have in common is here.
     """
 
-    def __init__(self) -> None:
-        super().__init__('superpoint_frontend')
+    def __init__(
+        self,
+        name: str = 'superpoint_frontend',
+        parameters: Sequence[Parameter] = PARAMETERS,
+        cameras: Sequence[str] = ('',),
+    ) -> None:
+        """cameras: their names, which the names of their topics begin with; '' for the only one."""
+        super().__init__(name)
         self._survive_impossible_transitions()
-        self._values = declare(self, PARAMETERS)
+        self._table = {parameter.name: parameter for parameter in parameters}
+        self._values = declare(self, parameters)
         self._settings = Settings.of(self._values)
-        self._statistics = Statistics()
+        self._cameras = cameras
         self._problem = ''
-        self._outputs: Outputs | None = None
+        self._outputs: list[Any] = []
+        self._channels: list[Channel] = []
         self._pipeline: Pipeline | None = None
-        self._worker: NewestWins[tuple[Any, float]] | None = None
+        self._worker: NewestWins[Any] | None = None
+        self._infos: list[Any] = []
         self._inputs: list[Any] = []
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = Diagnostics(self)
@@ -70,17 +81,9 @@ class FrontendNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the weights and warm up. Fails, with the reason in the log, where they can't be used."""
-        self._statistics = Statistics()
-        self._outputs = Outputs(self)
         try:
-            self._pipeline = Pipeline(
-                load=self._load,
-                settings=self._settings,
-                mask=_read_mask(self._values['mask']),
-                outputs=self._outputs,
-                statistics=self._statistics,
-                logger=self.get_logger(),
-            )
+            self._channels = [self._make_channel(name) for name in self._cameras]
+            self._pipeline = self._make_pipeline()
         except (WeightsError, EngineError, ValueError) as error:
             return self._not_configured(str(error))
         except Exception:  # rclpy would swallow it
@@ -91,21 +94,12 @@ class FrontendNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and listen."""
-        assert self._pipeline is not None
-        pipeline = self._pipeline
-        self._statistics.restart_clock()
-        self._worker = NewestWins(
-            lambda arrival: pipeline.process(*arrival), self._statistics.on_dropped, self.get_logger().error
-        )
-        kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
-        reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
-        newest = QoSProfile(depth=1, reliability=reliability)
-        any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._inputs = [
-            self.create_subscription(CameraInfo, 'camera_info', pipeline.optics.set_info, any_sender),
-            self.create_subscription(kind, 'image', self._on_image, newest),
-        ]
-        self.get_logger().info(f'Active: listening to {self._inputs[-1].topic_name}.')
+        self._worker = self._make_worker()
+        for index, channel in enumerate(self._channels):
+            channel.statistics.restart_clock()
+            self._listen(index, channel)
+        topics = ', '.join(subscription.topic_name for subscription in self._inputs)
+        self.get_logger().info(f'Active: listening to {topics}.')
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -148,14 +142,62 @@ class FrontendNode(LifecycleNode):
 
         service.callback = guarded
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._statistics.on_received()
+    def _make_channel(self, name: str) -> Channel:
+        """What a camera has of its own."""
+        outputs = self._make_outputs(name)
+        self._outputs.append(outputs)
+        mask = _read_mask(self._values['mask'].replace('{camera}', name))
+        return Channel(name, outputs, Statistics(), mask, self.get_logger())
+
+    def _make_outputs(self, name: str) -> Outputs:
+        return Outputs(self, f'{name}/' if name else '')
+
+    def _make_pipeline(self) -> Pipeline:
+        return Pipeline(self._load, self._settings, self._channels, self.get_logger())
+
+    def _make_worker(self) -> NewestWins[Any]:
+        """Hands arrivals to the pipeline; its sources are the cameras."""
+        assert self._pipeline is not None
+        return NewestWins(
+            self._pipeline.process,
+            lambda index: self._channels[index].statistics.on_dropped(),
+            self.get_logger().error,
+        )
+
+    def _take(self, index: int, arrival: Arrival) -> None:
+        """Pass an image of a camera on. The executor's thread calls this."""
         if self._worker is not None:
-            self._worker.put((message, monotonic()))
+            self._worker.put(arrival, index)
+
+    def _warnings(self) -> list[str]:
+        """What is amiss while active, for people."""
+        warnings = []
+        for index, channel in enumerate(self._channels):
+            topic, statistics = self._inputs[index].topic_name, channel.statistics
+            silence, standstill = statistics.silence, statistics.standstill
+            if silence > self._settings.stale_after:
+                count = self.count_publishers(topic)
+                warnings.append(f'No image for {silence:.1f} s on {topic}, which {count} publish.')
+            elif standstill > self._settings.stale_after:
+                warnings.append(f'Images come on {topic}, but none was processed for {standstill:.1f} s.')
+        return warnings
+
+    def _listen(self, index: int, channel: Channel) -> None:
+        kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
+        reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
+        newest = QoSProfile(depth=1, reliability=reliability)
+        any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        set_info, on_image = channel.optics.set_info, partial(self._on_image, index)
+        self._infos.append(self.create_subscription(CameraInfo, f'{channel.prefix}camera_info', set_info, any_sender))
+        self._inputs.append(self.create_subscription(kind, f'{channel.prefix}image', on_image, newest))
+
+    def _on_image(self, index: int, message: Image | CompressedImage) -> None:
+        self._channels[index].statistics.on_received()
+        self._take(index, Arrival(message, monotonic()))
 
     def _on_set_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
         try:
-            new = {p.name: _BY_NAME[p.name].check(p.value) for p in changes if p.name in _BY_NAME}
+            new = {p.name: self._table[p.name].check(p.value) for p in changes if p.name in self._table}
             self._settings = Settings.of(self._values | new)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -209,39 +251,37 @@ class FrontendNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self) -> None:
-        for subscription in self._inputs:
+        for subscription in self._infos + self._inputs:
             self.destroy_subscription(subscription)
-        self._inputs = []
+        self._infos, self._inputs = [], []
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
     def _free(self) -> None:
         self._pipeline = None
-        if self._outputs is not None:
-            self._outputs.destroy(self)
-            self._outputs = None
+        for outputs in self._outputs:
+            outputs.destroy(self)
+        self._outputs = []
         try:
             torch.cuda.empty_cache()  # does nothing where CUDA was not used
         except RuntimeError as error:  # the device is gone, and its memory with it
             self.get_logger().warning(f'The memory of the CUDA device could not be freed: {error}')
 
     def _publish_diagnostics(self) -> None:
-        pipeline, values = self._pipeline, self._statistics.report()
+        pipeline = self._pipeline
+        hardware = ' '.join(self.resolve_topic_name(f'{name}/image'.lstrip('/')) for name in self._cameras)
+        values = {f'{c.prefix}{key}': value for c in self._channels for key, value in c.statistics.report().items()}
         if pipeline is None:
-            self._diagnostics.publish(self._problem, '', 'Not configured.', values)
+            self._diagnostics.publish(hardware, self._problem, '', 'Not configured.', values)
             return
-        values |= {'detector': pipeline.detector.description, 'calibration': pipeline.optics.status}
-        if not self._inputs:
-            self._diagnostics.publish(pipeline.problem, '', 'Inactive.', values)
-            return
-        topic, silence, standstill = self._inputs[-1].topic_name, self._statistics.silence, self._statistics.standstill
-        warning = ''
-        if silence > self._settings.stale_after:
-            warning = f'No image for {silence:.1f} s on {topic}, which {self.count_publishers(topic)} publish.'
-        elif standstill > self._settings.stale_after:
-            warning = f'Images come on {topic}, but none was processed for {standstill:.1f} s.'
-        self._diagnostics.publish(pipeline.problem, warning, 'Active.', values)
+        values['detector'] = pipeline.detector.description
+        values |= {f'{channel.prefix}calibration': channel.optics.status for channel in self._channels}
+        values |= {name: f'{value:.6g}' for name, value in pipeline.figures.items()}
+        state, warning = 'Inactive.', ''
+        if self._inputs:
+            state, warning = 'Active.', ' '.join(filter(None, [*self._warnings(), pipeline.warning]))
+        self._diagnostics.publish(hardware, pipeline.problem, warning, state, values)
 
 
 def _read_mask(path: str) -> np.ndarray | None:
@@ -256,10 +296,11 @@ def _read_mask(path: str) -> np.ndarray | None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until a signal comes."""
-    run('frontend', FrontendNode, _serve, args)
+    run('frontend', FrontendNode, serve, args)
 
 
-def _serve(node: FrontendNode) -> None:
+def serve(node: FrontendNode) -> None:
+    """Let the node work, from active where it starts by itself."""
     # Not the multi-threaded one: while images wait it spins, on a core that the network needs.
     executor = SingleThreadedExecutor()
     executor.add_node(node)

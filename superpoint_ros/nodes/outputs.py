@@ -1,4 +1,4 @@
-"""The topics that the front-end publishes for each image."""
+"""The topics that a front-end publishes for each image, and for each pair of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,32 @@ from std_msgs.msg import Header
 
 from superpoint_ros.drawing import draw_frame
 from superpoint_ros.frontend import Frame
-from superpoint_ros.messages import encode_features, encode_image, encode_matches, encode_tracks
+from superpoint_ros.messages import (
+    encode_features,
+    encode_image,
+    encode_matches,
+    encode_stereo_matches,
+    encode_tracks,
+)
+from superpoint_ros.stereo import StereoMatches
 
 # Reliable, because a best-effort message of 1 MB is lost with any of its fragments; few: nothing queues.
 _QOS = QoSProfile(depth=3, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
-    """Publishers of `features`, `matches`, `tracks` and `debug_image`. What nobody listens to is not made."""
+    """Publishers of one camera's `features`, `matches`, `tracks` and `debug_image`.
 
-    def __init__(self, node: LifecycleNode) -> None:
-        self._features = node.create_lifecycle_publisher(PointCloud2, 'features', _QOS)
-        self._matches = node.create_lifecycle_publisher(PointCloud2, 'matches', _QOS)
-        self._tracks = node.create_lifecycle_publisher(PointCloud, 'tracks', _QOS)
-        self._debug_image = node.create_lifecycle_publisher(Image, 'debug_image', _QOS)
+    What nobody listens to is not made.
+    """
+
+    def __init__(self, node: LifecycleNode, prefix: str, motion_prefix: str | None = None) -> None:
+        """prefix: of the topics' names; motion_prefix: of `matches` and `tracks`, if another."""
+        motion = prefix if motion_prefix is None else motion_prefix
+        self._features = node.create_lifecycle_publisher(PointCloud2, f'{prefix}features', _QOS)
+        self._matches = node.create_lifecycle_publisher(PointCloud2, f'{motion}matches', _QOS)
+        self._tracks = node.create_lifecycle_publisher(PointCloud, f'{motion}tracks', _QOS)
+        self._debug_image = node.create_lifecycle_publisher(Image, f'{prefix}debug_image', _QOS)
 
     def publish(self, frame: Frame, image: np.ndarray, header: Header, descriptor_type: str) -> None:
         """Publish a frame under its image's header. `features` come last of the data: they say it is done."""
@@ -40,3 +52,19 @@ class Outputs:
         """Take the topics away."""
         for publisher in (self._features, self._matches, self._tracks, self._debug_image):
             node.destroy_lifecycle_publisher(publisher)
+
+
+class StereoOutput:
+    """Publisher of `stereo_matches`."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._publisher = node.create_lifecycle_publisher(PointCloud2, 'stereo_matches', _QOS)
+
+    def publish(self, matches: StereoMatches, left: Frame, right: Frame, header: Header) -> None:
+        """Publish the matches of two frames under the header of the left image."""
+        if self._publisher.get_subscription_count():
+            self._publisher.publish(encode_stereo_matches(matches, left, right, header))
+
+    def destroy(self, node: LifecycleNode) -> None:
+        """Take the topic away."""
+        node.destroy_lifecycle_publisher(self._publisher)

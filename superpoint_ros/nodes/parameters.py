@@ -10,6 +10,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
+_KINDS = {float: 'a number', int: 'an integer', bool: 'true or false', str: 'a text', list: 'a list of texts'}
+
 
 class ParameterError(ValueError):
     """A parameter was given a value that it can't have."""
@@ -56,7 +58,7 @@ class Parameter:
         if isinstance(self.default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(self.default):
-            kind = {float: 'a number', int: 'an integer', bool: 'true or false', str: 'a text'}[type(self.default)]
+            kind = _KINDS[type(self.default)]
             raise ParameterError(f'{self.name} must be {kind}, not {value!r}.')
         if self.choices and value not in self.choices:
             raise ParameterError(f'{self.name} must be one of {", ".join(self.choices)}, not {value!r}.')

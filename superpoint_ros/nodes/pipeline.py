@@ -1,149 +1,154 @@
-"""From an image message to published results: what the front-end node's worker does."""
+"""From image messages to published results: what a front-end node's worker does."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import rclpy
 
-from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
-from superpoint_ros.frontend import Frame, Frontend
-from superpoint_ros.images import ImageError, to_array
+from superpoint_ros.frontend import Frame
+from superpoint_ros.images import ImageError
 from superpoint_ros.messages import stamp_ns
-from superpoint_ros.nodes.optics import Optics, View
-from superpoint_ros.nodes.outputs import Outputs
+from superpoint_ros.nodes.channel import Arrival, Channel
+from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.settings import Settings
-from superpoint_ros.nodes.statistics import Statistics
+from superpoint_ros.rig import Rig, Shot
 from superpoint_ros.stopwatch import Stopwatch
 
 
 class Pipeline:
-    """Processes one image message after the other; whatever is wrong with one is counted, and logged once.
+    """Processes the images of one camera or several; whatever is wrong with one is counted, and logged once.
 
-    `process` belongs to one thread. The others may replace `settings` and `detector`, call `optics.set_info`
-    and set `reset_wanted` at any time: each is looked at before the next image.
+    `process` belongs to one thread. The others may replace `settings` and `detector`, call the channels'
+    `optics.set_info` and set `reset_wanted` at any time: each is looked at before the next images.
     """
 
     def __init__(
-        self,
-        load: Callable[[str | None], Detector],
-        settings: Settings,
-        mask: np.ndarray | None,
-        outputs: Outputs,
-        statistics: Statistics,
-        logger: Any,
+        self, load: Callable[[str | None], Detector], settings: Settings, channels: Sequence[Channel], logger: Any
     ) -> None:
         """load: makes the detector that the parameters ask for, or the best there is on the device given.
 
         Raises what `load` raises.
         """
         self._load = load
-        self._outputs = outputs
-        self._statistics = statistics
         self._logger = logger
         self.settings = settings
-        self.optics = Optics(mask, self._notice)
+        self.channels = channels
         self.detector = load(None)
         self.reset_wanted = False
-        self.problem = ''
-        """What keeps it from working, or from working as asked, for people."""
-        self._frontend = Frontend(self.detector)
+        self.warning = ''
+        """What is odd, but keeps no image from being processed, for people."""
+        self.figures: dict[str, float] = {}
+        """What to report of the latest images beside what the channels report, by name."""
+        self._rig = Rig(self.detector, len(channels))
         self._fallback: Detector | None = None
         self._why_fallback = ''
-        self._last_stamp_ns = 0
-        self._rectified_by: Camera | None = None
+        self._device_problem = ''
 
-    def process(self, message: Any, received: float) -> None:
-        """Take an Image or CompressedImage that came at this time of the monotonic clock. Never raises."""
+    @property
+    def problem(self) -> str:
+        """What keeps it from working, or from working as asked, for people."""
+        return ' '.join(filter(None, (channel.problem for channel in self.channels))) or self._device_problem
+
+    def process(self, arrivals: Mapping[int, Arrival]) -> None:
+        """Take an Image or CompressedImage of some cameras, by their number. Never raises."""
+        watch = Stopwatch()
+        settings, begun = self.settings, monotonic()
+        views = self.see(arrivals, settings)
+        watch.lap('decode')
         try:
-            self._process(message, received)
-        except ImageError as error:
-            self._fail(error.cause, str(error))
+            if views:
+                self._process(arrivals, views, settings, watch, begun)
         except EngineError as error:
-            self._fail('engine failure', str(error))
+            self._fail(views, 'engine failure', str(error))
             self._fall_back_to_cpu(error)
         except Exception:  # a fault of ours in one image must not end the robot's sight
-            if rclpy.ok():  # else a signal came in mid-frame, and there is nobody to publish to
-                self._fail('internal error', traceback.format_exc())
+            self._fail(views, 'internal error', traceback.format_exc())
 
-    def _process(self, message: Any, received: float) -> None:
-        settings = self.settings
-        watch = Stopwatch()
-        waited = (monotonic() - received) * 1e3
-        view = self.optics.view(to_array(message), settings.rectification)
-        watch.lap('decode')
-        stamp = stamp_ns(message.header.stamp)
-        self._prepare(settings, view, stamp)
-        frame = self._frontend.process(view.image, stamp, view.mask)
-        watch.lap('frontend')
-        self._outputs.publish(frame, view.image, message.header, settings.descriptor_type)
+    def see(self, arrivals: Mapping[int, Arrival], settings: Settings) -> dict[int, View]:
+        """What the cameras saw, of those whose images can be read."""
+        views = {}
+        for index, arrival in arrivals.items():
+            try:
+                views[index] = self.channels[index].view(arrival.message, settings.rectification)
+            except ImageError as error:
+                self._fail([index], error.cause, str(error))
+            except Exception:
+                self._fail([index], 'internal error', traceback.format_exc())
+        return views
+
+    def publish(
+        self,
+        frames: Mapping[int, Frame],
+        views: Mapping[int, View],
+        headers: Mapping[int, Any],
+        settings: Settings,
+        watch: Stopwatch,
+    ) -> None:
+        """Publish what was found, under the headers of the images."""
+        for index, frame in frames.items():
+            outputs = self.channels[index].outputs
+            outputs.publish(frame, views[index].image, headers[index], settings.descriptor_type)
         watch.lap('publish')
-        self._last_stamp_ns = stamp
-        self.problem = self._why_fallback if self._frontend.detector is self._fallback else ''
-        times = {
-            'waited': waited,
-            'decode': watch.laps['decode'],
-            **frame.timings,
-            'publish': watch.laps['publish'],
-        }
-        latency = (monotonic() - received) * 1e3
-        self._statistics.on_processed(latency, _figures(frame) | {f'{k}_ms': v for k, v in times.items()})
 
-    def _prepare(self, settings: Settings, view: View, stamp: int) -> None:
-        """Let the front-end follow what changed since the last image."""
-        frontend = self._frontend
+    def _process(
+        self,
+        arrivals: Mapping[int, Arrival],
+        views: Mapping[int, View],
+        settings: Settings,
+        watch: Stopwatch,
+        begun: float,
+    ) -> None:
+        headers = {index: arrivals[index].message.header for index in views}
+        shots = {index: Shot(view.image, stamp_ns(headers[index].stamp), view.mask) for index, view in views.items()}
+        self._prepare(views, shots, settings)
+        frames = self._rig.process(shots)
+        watch.lap('frontend')
+        self.publish(frames, views, headers, settings, watch)
+        self._device_problem = self._why_fallback if self._rig.detector is self._fallback else ''
+        laps, now = dict(watch.laps), monotonic()
+        before, _ = laps.pop('decode'), laps.pop('frontend')
+        for index, frame in frames.items():
+            came = arrivals[index].time
+            times = {'waited': (begun - came) * 1e3, 'decode': before, **frame.timings, **laps}
+            self.channels[index].done(frame, (now - came) * 1e3, times)
+
+    def _prepare(self, views: Mapping[int, View], shots: Mapping[int, Shot], settings: Settings) -> None:
+        """Let the front-ends follow what changed since the last images."""
         if self.reset_wanted:
             self.reset_wanted = False
-            frontend.reset()
-        if frontend.detector is not self.detector:
-            frontend.detector = self.detector
-        if view.rectified_by is not self._rectified_by:
-            self._rectified_by = view.rectified_by
-            frontend.begin_anew()
-        if frontend.camera is not view.camera:
-            frontend.camera = view.camera
-        settings.apply(frontend)
-        if stamp < self._last_stamp_ns:
-            back = (self._last_stamp_ns - stamp) * 1e-9
-            self._notice('time went back', f'The stamps went back by {back:.3f} s: tracks start anew.')
+            self._rig.reset()
+        if self._rig.detector is not self.detector:
+            self._rig.detector = self.detector
+        for index, view in views.items():
+            frontend = self._rig.frontends[index]
+            self.channels[index].prepare(frontend, view, shots[index].stamp_ns)
+            settings.apply(frontend)
 
-    def _fail(self, cause: str, message: str) -> None:
-        self.problem = f'{cause}: {message.splitlines()[-1]}'
-        if self._statistics.on_failed(cause):
-            self._logger.error(f'An image was skipped. {message} Further ones are only counted.')
-
-    def _notice(self, cause: str, message: str) -> None:
-        if self._statistics.on_noticed(cause):
-            self._logger.warning(message)
+    def _fail(self, indices: Iterable[int], cause: str, message: str) -> None:
+        if rclpy.ok():  # else a signal came in mid-frame, and there is nobody to publish to
+            for index in indices:
+                self.channels[index].fail(cause, message)
 
     def _fall_back_to_cpu(self, error: EngineError) -> None:
         """Go on without the device that failed. Where that fails, too, the next image tries again."""
-        failed = self._frontend.detector
+        failed = self._rig.detector
         if failed is self._fallback:
             return
+        for channel in self.channels:
+            channel.problem = ''  # is the device's
         try:
             fallback = self._load('cpu')
         except Exception as cpu_error:  # of torch or OpenVINO, whatever they raise
-            self.problem = f'{error}; and the CPU can not take over: {cpu_error}'
-            self._notice('no fallback', f'The CPU can not take over: {traceback.format_exc()}')
+            self._device_problem = f'{error}; and the CPU can not take over: {cpu_error}'
+            self.channels[0].notice('no fallback', f'The CPU can not take over: {traceback.format_exc()}')
             return
         if self.detector is failed:  # else ~/reload_weights was faster
-            self.problem = self._why_fallback = f'On the CPU, since: {error}'
+            self._device_problem = self._why_fallback = f'On the CPU, since: {error}'
             self.detector = self._fallback = fallback
             self._logger.error(f'The CPU takes over: {fallback.description}.')
-
-
-def _figures(frame: Frame) -> dict[str, float]:
-    matches, inliers = len(frame.matches), int(frame.matches.inlier.sum())
-    return {
-        'keypoints': len(frame.features),
-        'matches': matches,
-        'inliers': inliers,
-        'inlier_ratio': inliers / matches if matches else 0.0,
-    }

@@ -1,4 +1,4 @@
-"""The front-end node's parameters, and what they mean to the classes that do the work."""
+"""The front-end nodes' parameters, and what they mean to the classes that do the work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
 from superpoint_ros.nodes.parameters import Parameter
+from superpoint_ros.stereo import StereoSettings
 from superpoint_ros.tracks import TrackSettings
 
-_KEYPOINTS, _MATCHING, _TRACKS = KeypointSettings(), MatchSettings(), TrackSettings()
+_KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), TrackSettings(), StereoSettings()
 
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
@@ -160,6 +161,75 @@ PARAMETERS = (
         live=True,
     ),
 )
+_MASKS = Parameter(
+    'mask',
+    '',
+    "Picture, black where no keypoint is wanted; {camera} in its name stands for the camera's; '' is none.",
+)
+_COMMON = tuple(_MASKS if parameter.name == 'mask' else parameter for parameter in PARAMETERS)
+
+STEREO_PARAMETERS = (
+    *_COMMON,
+    Parameter(
+        'pairing.slop',
+        0.0,
+        'Most that the stamps of a left and a right image of one pair differ, seconds; 0 pairs equal stamps.',
+        low=0.0,
+        high=1.0,
+    ),
+    Parameter(
+        'stereo.epipolar_tolerance',
+        _STEREO.epipolar_tolerance,
+        'Most that a match is off its row, rectified pixels.',
+        low=0.01,
+        high=100.0,
+        live=True,
+    ),
+    Parameter(
+        'stereo.min_disparity',
+        _STEREO.min_disparity,
+        'Least disparity, rectified pixels; a little below 0 matches what is infinitely far, too.',
+        low=-100.0,
+        high=10000.0,
+        live=True,
+    ),
+    Parameter(
+        'stereo.max_disparity',
+        _STEREO.max_disparity,
+        'Most disparity, rectified pixels; nearer than focal length times baseline over this nothing matches.',
+        low=0.0,
+        high=10000.0,
+        live=True,
+    ),
+    Parameter(
+        'stereo.min_similarity',
+        _STEREO.min_similarity,
+        'Least cosine similarity of two descriptors that match left to right.',
+        low=-1.0,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(
+        'stereo.max_ratio',
+        _STEREO.max_ratio,
+        'Most that the distance to the best match may be of that to the second best in the row; 1 is no test.',
+        low=0.01,
+        high=1.0,
+        live=True,
+    ),
+)
+
+RIG_PARAMETERS = (
+    *_COMMON,
+    Parameter('cameras', ['front', 'left', 'right', 'back'], 'Names of the cameras; their topics begin with them.'),
+    Parameter(
+        'gather',
+        0.02,
+        'Most seconds that an image waits for those of the other cameras, to be one batch; 0 does not wait.',
+        low=0.0,
+        high=1.0,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +239,7 @@ class Settings:
     keypoints: KeypointSettings
     matching: MatchSettings
     tracks: TrackSettings
+    stereo: StereoSettings
     rectification: str
     descriptor_type: str
     stale_after: float
@@ -184,6 +255,7 @@ class Settings:
             keypoints=_group(KeypointSettings, values, ''),
             matching=_group(MatchSettings, values, 'matching.'),
             tracks=_group(TrackSettings, values, 'tracks.'),
+            stereo=_group(StereoSettings, values, 'stereo.'),
             rectification=values['rectification'],
             descriptor_type=values['descriptor_type'],
             stale_after=values['stale_after'],

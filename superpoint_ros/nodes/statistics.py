@@ -12,9 +12,9 @@ _WINDOW_SECONDS = 10.0
 
 
 class Statistics:
-    """What became of the images so far: each one received ends as processed, dropped or failed.
+    """What became of a camera's images so far: each one received ends as processed, dropped or failed.
 
-    Safe to use from several threads.
+    Or unpaired, where the images of two cameras are paired. Safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,11 @@ class Statistics:
         """An image gave way to a newer one."""
         with self._lock:
             self._counts['dropped'] += 1
+
+    def on_unpaired(self) -> None:
+        """No image of the other camera came for this one."""
+        with self._lock:
+            self._counts['unpaired'] += 1
 
     def on_failed(self, cause: str) -> bool:
         """An image could not be processed. Returns whether this cause is new: worth a line in the log."""

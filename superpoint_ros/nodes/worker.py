@@ -1,63 +1,81 @@
-"""A thread that always handles the newest item: what waits is at most one, so nothing queues."""
+"""A thread that always handles the newest item of each source: no more than one of each waits, so nothing queues."""
 
 from __future__ import annotations
 
 import threading
 import traceback
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar('Item')
 
+_ALIVE = 1.0  # seconds; for a source that was silent for longer the others do not wait
+
 
 class NewestWins(Generic[Item]):
-    """Handles items one at a time in its own thread; a new item replaces one that still waits.
+    """Handles what waits in its own thread; a new item replaces one of the same source that still waits.
 
     Args:
-        handle: called with each item that was not replaced.
-        on_drop: called once for each item that was replaced, or still waited at `stop`.
-        on_error: called with the traceback when `handle` raised; the next item is handled all the same.
+        handle: called with the items that wait, by source in ascending order, one or more.
+        on_drop: called with the source of each item that was replaced, or still waited at `stop`.
+        on_error: called with the traceback when `handle` raised; the next items are handled all the same.
+        gather: seconds that the first item waits for those of the other sources, to be handled together. It
+            does not wait for sources that are silent. May be changed at any time.
     """
 
     def __init__(
-        self, handle: Callable[[Item], None], on_drop: Callable[[], None], on_error: Callable[[str], Any]
+        self,
+        handle: Callable[[dict[int, Item]], None],
+        on_drop: Callable[[int], None],
+        on_error: Callable[[str], Any],
+        gather: float = 0.0,
     ) -> None:
         self._handle = handle
         self._on_drop = on_drop
         self._on_error = on_error
-        self._waiting: Item | None = None
+        self.gather = gather
+        self._waiting: dict[int, Item] = {}
+        self._last_put: dict[int, float] = {}
         self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name='frontend worker', daemon=True)
         self._thread.start()
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item, source: int = 0) -> None:
         """Hand an item over. Never blocks for longer than a swap."""
         with self._changed:
-            replaced, self._waiting = self._waiting, item
+            replaces = source in self._waiting
+            self._waiting[source] = item
+            self._last_put[source] = monotonic()
             self._changed.notify()
-        if replaced is not None:
-            self._on_drop()
+        if replaces:
+            self._on_drop(source)
 
     def stop(self) -> None:
-        """Finish the item in hand, drop the one that waits, and end the thread."""
+        """Finish the items in hand, drop those that wait, and end the thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
         self._thread.join()
-        if self._waiting is not None:
-            self._waiting = None
-            self._on_drop()
+        for source in self._waiting:
+            self._on_drop(source)
+        self._waiting = {}
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped or self._waiting is not None)
+                self._changed.wait_for(lambda: self._stopped or self._waiting)
+                if self.gather:
+                    self._changed.wait_for(lambda: self._stopped or self._is_complete(), self.gather)
                 if self._stopped:
                     return
-                item, self._waiting = self._waiting, None
-            if item is not None:
-                try:
-                    self._handle(item)
-                except Exception:  # would end the thread without a word
-                    self._on_error(traceback.format_exc())
+                items, self._waiting = self._waiting, {}
+            try:
+                self._handle(dict(sorted(items.items())))
+            except Exception:  # would end the thread without a word
+                self._on_error(traceback.format_exc())
+
+    def _is_complete(self) -> bool:
+        now = monotonic()
+        return all(source in self._waiting for source, put in self._last_put.items() if now - put < _ALIVE)

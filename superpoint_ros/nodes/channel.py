@@ -1,0 +1,87 @@
+"""One camera of a front-end node: what is known of it, where its results go, and how it fares."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from superpoint_ros.camera import Camera
+from superpoint_ros.frontend import Frame, Frontend
+from superpoint_ros.images import to_array
+from superpoint_ros.nodes.optics import Optics, View
+from superpoint_ros.nodes.outputs import Outputs
+from superpoint_ros.nodes.statistics import Statistics
+
+
+class Arrival(NamedTuple):
+    """An image message and when it came, in seconds of the monotonic clock."""
+
+    message: Any
+    time: float
+
+
+class Channel:
+    """One camera of a front-end node. `name` is '' where it is the only one."""
+
+    def __init__(self, name: str, outputs: Outputs, statistics: Statistics, mask: np.ndarray | None, logger: Any):
+        self.name = name
+        self.outputs = outputs
+        self.statistics = statistics
+        self.optics = Optics(mask, self.notice)
+        self.problem = ''
+        """Why the last image failed, for people; '' if it did not."""
+        self._logger = logger
+        self._last_stamp_ns = 0
+        self._rectified_by: Camera | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Of the camera's topics, and of what is said of it."""
+        return f'{self.name}/' if self.name else ''
+
+    def view(self, message: Any, rectification: str) -> View:
+        """The picture in an Image or CompressedImage; raises ImageError."""
+        return self.optics.view(to_array(message), rectification)
+
+    def prepare(self, frontend: Frontend, view: View, stamp: int) -> None:
+        """Let the camera's front-end follow what changed since its last image."""
+        if view.rectified_by is not self._rectified_by:
+            self._rectified_by = view.rectified_by
+            frontend.begin_anew()
+        if frontend.camera is not view.camera:
+            frontend.camera = view.camera
+        if stamp < self._last_stamp_ns:
+            back = (self._last_stamp_ns - stamp) * 1e-9
+            self.notice('time went back', f'The stamps went back by {back:.3f} s: tracks start anew.')
+
+    def done(self, frame: Frame, latency_ms: float, times: dict[str, float]) -> None:
+        """Count a frame that was published."""
+        self._last_stamp_ns = frame.stamp_ns
+        self.problem = ''
+        self.statistics.on_processed(latency_ms, _figures(frame) | {f'{k}_ms': v for k, v in times.items()})
+
+    def fail(self, cause: str, message: str) -> None:
+        """Count an image that could not be processed; log the first of each cause."""
+        self.problem = f'{self._said}{cause}: {message.splitlines()[-1]}'
+        if self.statistics.on_failed(cause):
+            self._logger.error(f'{self._said}An image was skipped. {message} Further ones are only counted.')
+
+    def notice(self, cause: str, message: str) -> None:
+        """Count something odd; log the first of each cause."""
+        if self.statistics.on_noticed(cause):
+            self._logger.warning(f'{self._said}{message}')
+
+    @property
+    def _said(self) -> str:
+        return f'{self.name}: ' if self.name else ''
+
+
+def _figures(frame: Frame) -> dict[str, float]:
+    matches, inliers = len(frame.matches), int(frame.matches.inlier.sum())
+    return {
+        'keypoints': len(frame.features),
+        'matches': matches,
+        'inliers': inliers,
+        'inlier_ratio': inliers / matches if matches else 0.0,
+    }
