@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -97,6 +98,9 @@ class FrontendNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and listen."""
+        # A collection would go through the network and all modules, for tens of milliseconds amid a frame.
+        gc.collect()
+        gc.freeze()
         self._worker = self._make_worker()
         for index, channel in enumerate(self._channels):
             channel.statistics.restart_clock()
@@ -263,6 +267,7 @@ class FrontendNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+            gc.unfreeze()
 
     def _free(self) -> None:
         self._pipeline = None
