@@ -45,3 +45,13 @@ def test_shipped_weights_against_sift_and_orb():
     assert repeated['superpoint'] > repeated['sift']
     assert score['superpoint_small'] >= 0.9 * score['superpoint']
     assert repeated['superpoint_small'] >= 0.9 * repeated['superpoint']
+
+
+@pytest.mark.skipif(not PAIRS.exists(), reason=f'no homography pairs at {PAIRS}; set SUPERPOINT_DATA')
+def test_weights_learned_without_labels_against_sift_and_orb():
+    learned = ('goodpoint', 'unsuperpoint', 'kp2d')
+    detectors = {name: make_detector(name, 'cpu') for name in (*learned, 'sift', 'orb')}
+    results = evaluate_pairs(PAIRS, PROTOCOLS['kp2d-320'], detectors)
+    for name in learned:
+        assert results[name]['matching_score'] > results['orb']['matching_score'], name
+        assert results[name]['repeatability'] > results['sift']['repeatability'], name

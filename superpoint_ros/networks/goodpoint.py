@@ -43,6 +43,8 @@ class GoodPoint(KeypointNetwork):
         """
         assert self.skips is not None
         for convolution in (self.detector[1], *list(self.skips)[1:]):
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
             nn.init.zeros_(convolution.weight)
             nn.init.zeros_(convolution.bias)
 
