@@ -16,7 +16,9 @@ are left at 0, not known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,7 +31,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from superpoint_ros.messages import read_features, read_stereo_matches
+from superpoint_ros.messages import read_features, read_stereo_matches, stamp_ns
 
 WINDOW = 10  # keyframes
 FEWEST = 20  # landmarks that locate an image
@@ -203,6 +205,41 @@ def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1))
 
 
+class Sight(NamedTuple):
+    """What `VisualOdometry.update` takes of one message."""
+
+    ids: np.ndarray
+    seen: np.ndarray
+    focal: float
+    baseline: float = 1.0
+
+
+def from_features(message: PointCloud2) -> Sight:
+    """Ids and rays of `features`."""
+    features = read_features(message)
+    known = np.isfinite(features.rays).all(axis=1)
+    rays, keypoints = features.rays[known], features.keypoints[known]
+    seen = np.column_stack([rays[:, :2], np.full(len(rays), np.nan)])
+    return Sight(features.track_ids[known], seen, focal_length(rays, keypoints))
+
+
+def from_stereo_matches(message: PointCloud2) -> Sight:
+    """Ids, rays and depth of `stereo_matches`."""
+    matches = read_stereo_matches(message)
+    near = np.isfinite(matches.points).all(axis=1)
+    points, keypoints = matches.points[near].astype(float), matches.keypoints[near]
+    rays, depth = points / points[:, 2:], points[:, 2]
+    focal = focal_length(rays, keypoints)
+    baseline = float(np.median(depth * matches.disparity[near])) / focal if len(points) else 1.0
+    return Sight(matches.track_ids[near], np.column_stack([rays[:, :2], baseline / depth]), focal, baseline)
+
+
+def focal_length(rays: np.ndarray, keypoints: np.ndarray) -> float:
+    """Pixels that a ray's x moves its keypoint by, about; 1 of fewer than two."""
+    spread = float(np.std(rays[:, 0])) if len(rays) > 1 else 0.0
+    return float(np.std(keypoints[:, 0])) / spread if spread else 1.0
+
+
 class OdometryNode(Node):
     """Publishes `odometry` and `path` for each `features` or, with the parameter `stereo`, each `stereo_matches`."""
 
@@ -213,34 +250,19 @@ class OdometryNode(Node):
         self._odometry_out = self.create_publisher(Odometry, 'odometry', 10)
         self._path_out = self.create_publisher(Path, 'path', 1)
         if stereo:
-            self.create_subscription(PointCloud2, 'stereo_matches', self._on_stereo_matches, 3)
+            self._listen('stereo_matches', from_stereo_matches)
         else:
-            self.create_subscription(PointCloud2, 'features', self._on_features, 3)
+            self._listen('features', from_features)
 
-    def _on_features(self, message: PointCloud2) -> None:
-        features = read_features(message)
-        known = np.isfinite(features.rays).all(axis=1)
-        rays, keypoints = features.rays[known], features.keypoints[known]
-        seen = np.column_stack([rays[:, :2], np.full(len(rays), np.nan)])
-        self._update(message.header, features.stamp_ns, features.track_ids[known], seen, focal_length(rays, keypoints))
+    def _listen(self, topic: str, read: Callable[[PointCloud2], Sight]) -> None:
+        self.create_subscription(PointCloud2, topic, lambda message: self._update(message.header, read(message)), 3)
 
-    def _on_stereo_matches(self, message: PointCloud2) -> None:
-        matches = read_stereo_matches(message)
-        near = np.isfinite(matches.points).all(axis=1)
-        points, keypoints = matches.points[near].astype(float), matches.keypoints[near]
-        rays, depth = points / points[:, 2:], points[:, 2]
-        focal = focal_length(rays, keypoints)
-        baseline = float(np.median(depth * matches.disparity[near])) / focal if len(points) else 1.0
-        seen = np.column_stack([rays[:, :2], baseline / depth])
-        self._update(message.header, matches.stamp_ns, matches.track_ids[near], seen, focal, baseline)
-
-    def _update(
-        self, header: Header, stamp_ns: int, ids: np.ndarray, seen: np.ndarray, focal: float, baseline: float = 1.0
-    ) -> None:
-        if stamp_ns < self._stamp_ns:  # a bag that begins again
+    def _update(self, header: Header, sight: Sight) -> None:
+        now_ns = stamp_ns(header.stamp)
+        if now_ns < self._stamp_ns:  # a bag that begins again
             self._odometry, self._poses = VisualOdometry(), []
-        self._stamp_ns = stamp_ns
-        matrix = self._odometry.update(ids, seen, focal, baseline)
+        self._stamp_ns = now_ns
+        matrix = self._odometry.update(*sight)
         if matrix is None:
             self.get_logger().info('Waiting for rays that tell how the camera moves.', throttle_duration_sec=5.0)
             return
@@ -251,12 +273,6 @@ class OdometryNode(Node):
         self._odometry_out.publish(odometry)
         self._poses = [*self._poses, PoseStamped(header=odom, pose=pose)][-PATH:]
         self._path_out.publish(Path(header=odom, poses=self._poses))
-
-
-def focal_length(rays: np.ndarray, keypoints: np.ndarray) -> float:
-    """Pixels that a ray's x moves its keypoint by, about; 1 of fewer than two."""
-    spread = float(np.std(rays[:, 0])) if len(rays) > 1 else 0.0
-    return float(np.std(keypoints[:, 0])) / spread if spread else 1.0
 
 
 def to_pose(matrix: np.ndarray) -> Pose:

@@ -149,7 +149,7 @@ def _pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError as error:
-        raise ExportError(f"pycolmap is needed: pip install '.[back-ends]' ({error}).") from error
+        raise ExportError(f"pycolmap is needed: pip install '.[backends]' ({error}).") from error
     return pycolmap
 
 
