@@ -91,11 +91,6 @@ class VisualOdometry:
         self._pose = frame.pose
         return np.linalg.inv(frame.pose)
 
-    @property
-    def landmarks(self) -> np.ndarray:
-        """[L, 3] that the window sees, in the world."""
-        return np.array(list(self._points.values())).reshape(-1, 3)
-
     def _begin(self, frame: Keyframe, focal: float) -> bool:
         """The first keyframe of stereo, or the first two of one camera, once they are far enough apart."""
         if np.isfinite(frame.seen[:, 2]).sum() >= FEWEST:
@@ -279,11 +274,9 @@ def to_pose(matrix: np.ndarray) -> Pose:
     """`geometry_msgs/Pose` of [4, 4]."""
     turn = cv2.Rodrigues(matrix[:3, :3])[0].ravel()
     angle = float(np.linalg.norm(turn))
-    x, y, z = turn * (np.sin(angle / 2) / angle if angle else 0.5)
-    position = Point(**dict(zip('xyz', matrix[:3, 3].tolist(), strict=True)))
-    return Pose(
-        position=position, orientation=Quaternion(x=float(x), y=float(y), z=float(z), w=float(np.cos(angle / 2)))
-    )
+    axis = turn * (np.sin(angle / 2) / angle if angle else 0.5)
+    orientation = Quaternion(w=float(np.cos(angle / 2)), **dict(zip('xyz', axis.tolist(), strict=True)))
+    return Pose(position=Point(**dict(zip('xyz', matrix[:3, 3].tolist(), strict=True))), orientation=orientation)
 
 
 def main() -> None:
