@@ -12,12 +12,13 @@ import numpy as np
 
 from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Features
-from superpoint_ros.matching import mutual_nearest, similarity_matrix
+from superpoint_ros.matching import mutual_nearest
 
 LEAST_PARALLAX = 0.25
 """Pixels; about the error of a keypoint. What has less is as good as infinitely far."""
 _SWAPPED_DISPARITY = 1.0  # pixels, at least; see `count_swapped`
 _FOCAL_TOLERANCE = 1e-3  # of the focal length; two calibrations of one rectification agree better
+_ROW_TOLERANCE = 0.1  # pixels, of the centre rows
 
 
 class StereoError(ValueError):
@@ -106,7 +107,7 @@ class StereoCamera:
                 'minus focal length times baseline, is 0.'
             )
         left, right = self._intrinsics
-        rows_differ = abs(left[1, 2] - right[1, 2]) > 0.5
+        rows_differ = abs(left[1, 2] - right[1, 2]) > _ROW_TOLERANCE
         if rows_differ or not np.allclose(left[[0, 1], [0, 1]], right[[0, 1], [0, 1]], rtol=_FOCAL_TOLERANCE):
             raise StereoError(
                 'The calibrations are not rectified to one another: focal lengths and centre row in P are '
@@ -186,14 +187,28 @@ def _match(
 
     Points are rectified; NaN ones match nothing.
     """
-    similarity = similarity_matrix(left, right)
-    left_points, right_points = left_points.astype(np.float32), right_points.astype(np.float32)
-    disparity = left_points[:, None, 0] - right_points[:, 0]
-    allowed = np.abs(left_points[:, None, 1] - right_points[:, 1]) <= settings.epipolar_tolerance
-    allowed &= (disparity >= limits[0]) & (disparity <= limits[1])
-    np.copyto(similarity, -np.inf, where=~allowed)
+    rows, columns = _candidates(left_points, right_points, limits, settings.epipolar_tolerance)
+    similarity = np.full((len(left), len(right)), -np.inf, np.float32)
+    # There are a hundred times fewer of them than of all pairs: faster one by one than as a matrix product.
+    similarity[rows, columns] = np.einsum('nd,nd->n', left.descriptors[rows], right.descriptors[columns])
     rows, columns = mutual_nearest(similarity, settings.min_similarity, settings.max_ratio)
     return rows, columns, similarity[rows, columns]
+
+
+def _candidates(
+    left_points: np.ndarray, right_points: np.ndarray, limits: tuple[float, float], tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs that the geometry allows: rows [K], ascending, and columns [K]."""
+    order = np.argsort(right_points[:, 1])
+    y = right_points[order, 1]
+    first = np.searchsorted(y, left_points[:, 1] - tolerance, side='left')
+    counts = np.searchsorted(y, left_points[:, 1] + tolerance, side='right') - first
+    rows = np.repeat(np.arange(len(left_points)), counts)
+    place_in_row = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = order[np.repeat(first, counts) + place_in_row]
+    disparity = left_points[rows, 0] - right_points[columns, 0]
+    allowed = (disparity >= limits[0]) & (disparity <= limits[1])
+    return rows[allowed], columns[allowed]
 
 
 def _describe(K: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """What is launched and configured fits the nodes. The launch files run where `launch` is, which has no wheel."""
 
+import ast
 import importlib.util
 import shutil
 import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from rcl_interfaces.srv import GetParameters
 from ros_processes import PATIENCE, Camera
 
 from superpoint_ros.nodes.middleware import fast_dds_environment
-from superpoint_ros.nodes.settings import PARAMETERS
+from superpoint_ros.nodes.settings import PARAMETERS, RIG_PARAMETERS, STEREO_PARAMETERS
 from superpoint_ros.share import share_directory
 
 CONFIG, LAUNCH = share_directory() / 'config', share_directory() / 'launch'
@@ -37,8 +39,21 @@ def test_the_parameter_file_has_every_parameter_at_its_default():
     assert given == {parameter.name: parameter.default for parameter in PARAMETERS}
 
 
-def test_every_parameter_is_described_and_its_default_is_allowed():
-    for parameter in PARAMETERS:
+@pytest.mark.parametrize(
+    ('file', 'node', 'parameters'),
+    [('stereo.yaml', 'superpoint_stereo', STEREO_PARAMETERS), ('rig.yaml', 'superpoint_rig', RIG_PARAMETERS)],
+)
+def test_the_files_of_the_other_nodes_have_what_these_add_at_its_default(file, node, parameters):
+    given = flat(yaml.safe_load((CONFIG / file).read_text())['/**'][node]['ros__parameters'])
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    assert given == {name: defaults[name] for name in given}
+    assert set(defaults) - {parameter.name for parameter in PARAMETERS} <= set(given)
+
+
+@pytest.mark.parametrize('parameters', [PARAMETERS, STEREO_PARAMETERS, RIG_PARAMETERS])
+def test_every_parameter_is_described_and_its_default_is_allowed(parameters):
+    assert len({parameter.name for parameter in parameters}) == len(parameters)
+    for parameter in parameters:
         assert parameter.description.endswith('.')
         assert parameter.check(parameter.default) == parameter.default
         if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
@@ -85,7 +100,38 @@ def load(name: str):
     return module
 
 
-@pytest.mark.parametrize('name', ['frontend.launch.py', 'demo.launch.py'])
+@pytest.mark.parametrize('name', ['frontend', 'stereo', 'rig'])
+def test_launch_files_name_an_executable_and_parameters_that_are_there(name):
+    """As text: this holds where `launch` is not installed, too."""
+    tree = ast.parse((LAUNCH / f'{name}.launch.py').read_text())
+    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == 'describe_launch']
+    executable, node, params_file = (ast.literal_eval(argument) for argument in call.args[:3])
+    assert f"'{executable} = superpoint_ros.nodes." in (Path(__file__).parents[1] / 'setup.py').read_text()
+    assert node in yaml.safe_load((CONFIG / params_file).read_text())['/**']
+
+
+@pytest.mark.parametrize(
+    ('camera', 'given', 'expected'),
+    [
+        ('', {}, [('image', 'image'), ('camera_info', 'camera_info')]),
+        ('', {'image': '/cam'}, [('image', '/cam'), ('camera_info', 'camera_info')]),
+        (
+            'left',
+            {'image': '/rig/{camera}/raw', 'camera_info': '{camera}/info', 'image_transport': 'compressed'},
+            [('left/image', '/rig/left/raw/compressed'), ('left/camera_info', 'left/info')],
+        ),
+        ('', {'image': 'a/compressed', 'image_transport': 'compressed'}, [('image', 'a/compressed')]),
+    ],
+)
+def test_topics_are_remapped_for_each_camera(camera, given, expected):
+    pytest.importorskip('launch.actions', reason='launch is not installed: it comes with a ROS distribution')
+    from superpoint_ros.nodes.launching import remap
+
+    values = {'image': 'image', 'camera_info': 'camera_info', 'image_transport': ''} | given
+    assert remap(camera, values)[: len(expected)] == expected
+
+
+@pytest.mark.parametrize('name', ['frontend.launch.py', 'stereo.launch.py', 'rig.launch.py', 'demo.launch.py'])
 def test_every_launch_argument_is_described(name):
     arguments = load(name).generate_launch_description().get_launch_arguments()
     assert len(arguments) > 5

@@ -81,19 +81,19 @@ def test_what_waits_of_several_sources_is_handled_together_and_each_gives_way_to
 def test_the_first_waits_for_the_others_that_are_alive_but_not_for_silent_ones(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(worker, 'monotonic', lambda: now[0])
-    desk = Desk(gather=60.0)
+    desk = Desk(gather=600.0)
     desk.may_end.release(9)
     for source in (0, 1, 2):  # the first has seen no other yet
         desk.worker.put(f'{source} at 0', source)
         if not source:
-            desk.begun.acquire()
+            assert desk.begun.acquire(timeout=30)
     while len(desk.handled) < 1:
         time.sleep(0.001)
     desk.worker.put('0 at 0.1')
-    desk.begun.acquire()
+    assert desk.begun.acquire(timeout=30)
     now[0] = 5.0  # now 1 and 2 have been silent for 5 s
     desk.worker.put('0 at 5')
-    desk.begun.acquire()
+    assert desk.begun.acquire(timeout=30)
     desk.worker.stop()
     assert desk.handled == [{0: '0 at 0'}, {0: '0 at 0.1', 1: '1 at 0', 2: '2 at 0'}, {0: '0 at 5'}]
 

@@ -21,6 +21,11 @@ class Arrival(NamedTuple):
     time: float
 
 
+def topic_prefix(name: str) -> str:
+    """What the names of a camera's topics begin with."""
+    return f'{name}/' if name else ''
+
+
 class Channel:
     """One camera of a front-end node. `name` is '' where it is the only one."""
 
@@ -37,8 +42,8 @@ class Channel:
 
     @property
     def prefix(self) -> str:
-        """Of the camera's topics, and of what is said of it."""
-        return f'{self.name}/' if self.name else ''
+        """Of the camera's topics, and of its figures."""
+        return topic_prefix(self.name)
 
     def view(self, message: Any, rectification: str) -> View:
         """The picture in an Image or CompressedImage; raises ImageError."""

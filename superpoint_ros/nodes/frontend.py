@@ -29,7 +29,7 @@ from std_srvs.srv import Trigger
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
-from superpoint_ros.nodes.channel import Arrival, Channel
+from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
 from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
@@ -150,7 +150,7 @@ class FrontendNode(LifecycleNode):
         return Channel(name, outputs, Statistics(), mask, self.get_logger())
 
     def _make_outputs(self, name: str) -> Outputs:
-        return Outputs(self, f'{name}/' if name else '')
+        return Outputs(self, topic_prefix(name))
 
     def _make_pipeline(self) -> Pipeline:
         return Pipeline(self._load, self._settings, self._channels, self.get_logger())
@@ -270,7 +270,7 @@ class FrontendNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         pipeline = self._pipeline
-        hardware = ' '.join(self.resolve_topic_name(f'{name}/image'.lstrip('/')) for name in self._cameras)
+        hardware = ' '.join(self.resolve_topic_name(f'{topic_prefix(name)}image') for name in self._cameras)
         values = {f'{c.prefix}{key}': value for c in self._channels for key, value in c.statistics.report().items()}
         if pipeline is None:
             self._diagnostics.publish(hardware, self._problem, '', 'Not configured.', values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,22 @@ from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.settings import Settings
 from superpoint_ros.rig import Rig, Shot
 from superpoint_ros.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are processed together, and what they saw, by the number of their camera."""
+
+    arrivals: Mapping[int, Arrival]
+    views: Mapping[int, View]
+    settings: Settings
+    begun: float
+    """When work on them began, seconds of the monotonic clock."""
+    watch: Stopwatch
+
+    def header(self, index: int) -> Any:
+        """Of the image of a camera."""
+        return self.arrivals[index].message.header
 
 
 class Pipeline:
@@ -57,13 +74,12 @@ class Pipeline:
 
     def process(self, arrivals: Mapping[int, Arrival]) -> None:
         """Take an Image or CompressedImage of some cameras, by their number. Never raises."""
-        watch = Stopwatch()
-        settings, begun = self.settings, monotonic()
+        watch, begun, settings = Stopwatch(), monotonic(), self.settings
         views = self.see(arrivals, settings)
         watch.lap('decode')
         try:
             if views:
-                self._process(arrivals, views, settings, watch, begun)
+                self._process(Batch(arrivals, views, settings, begun, watch))
         except EngineError as error:
             self._fail(views, 'engine failure', str(error))
             self._fall_back_to_cpu(error)
@@ -82,53 +98,41 @@ class Pipeline:
                 self._fail([index], 'internal error', traceback.format_exc())
         return views
 
-    def publish(
-        self,
-        frames: Mapping[int, Frame],
-        views: Mapping[int, View],
-        headers: Mapping[int, Any],
-        settings: Settings,
-        watch: Stopwatch,
-    ) -> None:
+    def publish(self, frames: Mapping[int, Frame], batch: Batch) -> None:
         """Publish what was found, under the headers of the images."""
         for index, frame in frames.items():
-            outputs = self.channels[index].outputs
-            outputs.publish(frame, views[index].image, headers[index], settings.descriptor_type)
-        watch.lap('publish')
+            image, descriptor_type = batch.views[index].image, batch.settings.descriptor_type
+            self.channels[index].outputs.publish(frame, image, batch.header(index), descriptor_type)
+        batch.watch.lap('publish')
 
-    def _process(
-        self,
-        arrivals: Mapping[int, Arrival],
-        views: Mapping[int, View],
-        settings: Settings,
-        watch: Stopwatch,
-        begun: float,
-    ) -> None:
-        headers = {index: arrivals[index].message.header for index in views}
-        shots = {index: Shot(view.image, stamp_ns(headers[index].stamp), view.mask) for index, view in views.items()}
-        self._prepare(views, shots, settings)
+    def _process(self, batch: Batch) -> None:
+        shots = {
+            index: Shot(view.image, stamp_ns(batch.header(index).stamp), view.mask)
+            for index, view in batch.views.items()
+        }
+        self._prepare(batch, shots)
         frames = self._rig.process(shots)
-        watch.lap('frontend')
-        self.publish(frames, views, headers, settings, watch)
+        batch.watch.lap('frontend')
+        self.publish(frames, batch)
         self._device_problem = self._why_fallback if self._rig.detector is self._fallback else ''
-        laps, now = dict(watch.laps), monotonic()
-        before, _ = laps.pop('decode'), laps.pop('frontend')
+        laps, now = batch.watch.laps, monotonic()
+        after = {stage: laps[stage] for stage in laps if stage not in ('decode', 'frontend')}
         for index, frame in frames.items():
-            came = arrivals[index].time
-            times = {'waited': (begun - came) * 1e3, 'decode': before, **frame.timings, **laps}
+            came = batch.arrivals[index].time
+            times = {'waited': (batch.begun - came) * 1e3, 'decode': laps['decode'], **frame.timings, **after}
             self.channels[index].done(frame, (now - came) * 1e3, times)
 
-    def _prepare(self, views: Mapping[int, View], shots: Mapping[int, Shot], settings: Settings) -> None:
+    def _prepare(self, batch: Batch, shots: Mapping[int, Shot]) -> None:
         """Let the front-ends follow what changed since the last images."""
         if self.reset_wanted:
             self.reset_wanted = False
             self._rig.reset()
         if self._rig.detector is not self.detector:
             self._rig.detector = self.detector
-        for index, view in views.items():
+        for index, view in batch.views.items():
             frontend = self._rig.frontends[index]
             self.channels[index].prepare(frontend, view, shots[index].stamp_ns)
-            settings.apply(frontend)
+            batch.settings.apply(frontend)
 
     def _fail(self, indices: Iterable[int], cause: str, message: str) -> None:
         if rclpy.ok():  # else a signal came in mid-frame, and there is nobody to publish to

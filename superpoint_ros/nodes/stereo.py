@@ -16,12 +16,18 @@ from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.outputs import Outputs, StereoOutput
 from superpoint_ros.nodes.pairing import Pairing, make_pairing
-from superpoint_ros.nodes.pipeline import Pipeline
+from superpoint_ros.nodes.pipeline import Batch, Pipeline
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import STEREO_PARAMETERS, Settings
 from superpoint_ros.nodes.worker import NewestWins
-from superpoint_ros.stereo import StereoCamera, StereoError, StereoMatches, count_swapped, match_stereo
-from superpoint_ros.stopwatch import Stopwatch
+from superpoint_ros.stereo import (
+    StereoCamera,
+    StereoError,
+    StereoMatches,
+    StereoSettings,
+    count_swapped,
+    match_stereo,
+)
 
 LEFT, RIGHT = 0, 1
 _FEW = 0.2  # share of the left features; with fewer matches it is worth asking whether the images are swapped
@@ -47,25 +53,18 @@ class StereoPipeline(Pipeline):
             self.channels[index].statistics.on_dropped()
         return {}
 
-    def publish(
-        self,
-        frames: Mapping[int, Frame],
-        views: Mapping[int, View],
-        headers: Mapping[int, Any],
-        settings: Settings,
-        watch: Stopwatch,
-    ) -> None:
+    def publish(self, frames: Mapping[int, Frame], batch: Batch) -> None:
         """Match the two frames, and publish what was found under the headers of the images."""
-        left, right = frames[LEFT], frames[RIGHT]
-        self._follow(views[LEFT].camera, views[RIGHT].camera)
+        left, right, settings = frames[LEFT], frames[RIGHT], batch.settings.stereo
+        self._follow(batch.views[LEFT].camera, batch.views[RIGHT].camera)
         matches = StereoMatches.empty()
         if self._camera is not None:
-            matches = match_stereo(left.features, right.features, self._camera, settings.stereo)
+            matches = match_stereo(left.features, right.features, self._camera, settings)
         self.warning = self._why_no_camera or self._why_few(left, right, matches, settings)
         self.figures = _figures(left, matches)
-        watch.lap('stereo')
-        self._output.publish(matches, left, right, headers[LEFT])
-        super().publish(frames, views, headers, settings, watch)
+        batch.watch.lap('stereo')
+        self._output.publish(matches, left, right, batch.header(LEFT))
+        super().publish(frames, batch)
 
     def _follow(self, left: Camera | None, right: Camera | None) -> None:
         """Take the cameras of the images at hand as the pair."""
@@ -82,20 +81,24 @@ class StereoPipeline(Pipeline):
             self._camera, self._why_no_camera = StereoCamera(left, right), ''
         except StereoError as error:
             self._why_no_camera = f'No stereo matches: {error}'
-            self.channels[RIGHT].notice('wrong stereo calibration', self._why_no_camera)
+            self._notice('wrong stereo calibration', self._why_no_camera)
 
-    def _why_few(self, left: Frame, right: Frame, matches: StereoMatches, settings: Settings) -> str:
+    def _why_few(self, left: Frame, right: Frame, matches: StereoMatches, settings: StereoSettings) -> str:
         if self._camera is None or len(matches) >= _FEW * len(left.features):
             return ''
-        swapped = count_swapped(left.features, right.features, self._camera, settings.stereo)
+        swapped = count_swapped(left.features, right.features, self._camera, settings)
         if swapped < _SURELY_SWAPPED or swapped < 2 * len(matches):
             return ''
         warning = (
             f'{swapped} matches have negative disparities, {len(matches)} positive ones: '
             'the left and the right image seem to be swapped.'
         )
-        self.channels[RIGHT].notice('negative disparities', warning)
+        self._notice('negative disparities', warning)
         return warning
+
+    def _notice(self, cause: str, message: str) -> None:
+        if self.channels[RIGHT].statistics.on_noticed(cause):
+            self._logger.warning(message)
 
 
 class StereoNode(FrontendNode):
@@ -146,9 +149,10 @@ class StereoNode(FrontendNode):
 
     def _warnings(self) -> list[str]:
         """What is amiss while active, for people."""
-        warnings = super()._warnings()
+        warnings, stale_after = super()._warnings(), self._settings.stale_after
         since = monotonic() - self._last_pair
-        if self._pairing is not None and since > self._settings.stale_after:
+        both_come = all(channel.statistics.silence <= stale_after for channel in self._channels)
+        if self._pairing is not None and both_come and since > stale_after:
             left, right = self._pairing.waiting
             if left and right:
                 apart = min(abs(a - b) for a in left for b in right) * 1e-6
