@@ -113,7 +113,9 @@ def follow(sights: Iterator[Sight]) -> Trajectory:
 
 def measure_kitchen(name: str, detector: NamedDetector, kitchen: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
     """One camera by the odometry, and by COLMAP from the same messages."""
-    messages = [encode_features(frame, header(frame), 'int8') for frame in Features(detector, kitchen, 0, name).frames()]
+    messages = [
+        encode_features(frame, header(frame), 'int8') for frame in Features(detector, kitchen, 0, name).frames()
+    ]
     recorded = RecordedFeatures([read_features(message) for message in messages], kitchen.cameras[0])
     by_colmap, focal = reconstruct(recorded, kitchen)
     as_given = follow(map(from_features, messages))
@@ -133,7 +135,9 @@ def with_focal(sight: Sight, focal: tuple[float, float], kitchen: Sequence) -> S
     return sight._replace(seen=seen, focal=focal[0])
 
 
-def reconstruct(recorded: RecordedFeatures, kitchen: Sequence, every: int = 3) -> tuple[Trajectory, tuple[float, float]]:
+def reconstruct(
+    recorded: RecordedFeatures, kitchen: Sequence, every: int = 3
+) -> tuple[Trajectory, tuple[float, float]]:
     """COLMAP's incremental mapper, as it comes, on each third frame; its poses and its focal lengths, x and y."""
     import pycolmap
 

@@ -68,7 +68,7 @@ def rectified_pair(cameras: tuple[Camera, ...], to_right: np.ndarray) -> tuple[C
     size = (left.width, left.height)
     lenses = [np.pad(camera.distortion, (0, 5 - len(camera.distortion))) for camera in cameras]
     R_left, R_right, P_left, P_right = cv2.stereoRectify(
-        left.K, lenses[0], right.K, lenses[1], size, to_right[:3, :3], to_right[:3, 3], alpha=0
+        left.K, lenses[0], right.K, lenses[1], size, to_right[:3, :3].copy(), to_right[:3, 3:].copy(), alpha=0
     )[:4]
     baseline = -P_right[0, 3] / P_right[0, 0]
     return tuple(
