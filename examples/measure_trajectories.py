@@ -141,6 +141,7 @@ def reconstruct(
     """COLMAP's incremental mapper, as it comes, on each third frame; its poses and its focal lengths, x and y."""
     import pycolmap
 
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         export(recorded, out, ExportSettings(every=every))
