@@ -5,6 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+ENOUGH = 1e-3
+"""Share of the cost; a step that changes less is the last."""
+
 
 def adjust(
     poses: np.ndarray, points: np.ndarray, view: np.ndarray, point: np.ndarray, seen: np.ndarray,
@@ -47,10 +50,13 @@ def adjust(
         shift = np.einsum('lij,lj->li', inverse, b_point - np.einsum('kilj,ki->lj', W, step))
         moved = np.array([matrix(cv2.Rodrigues(s[3:])[0], s[:3]) for s in step]) @ poses
         new_local, new_error = _errors(moved, points + shift, view, point, seen, baseline)
-        if _cost(new_error, noise) < _cost(error, noise):
+        cost, new_cost = _cost(error, noise), _cost(new_error, noise)
+        if new_cost < cost:
             poses, points, local, error, damping = moved, points + shift, new_local, new_error, damping / 10
         else:
             damping *= 10
+        if abs(cost - new_cost) < ENOUGH * cost:
+            break
     return poses, points, np.linalg.norm(error, axis=1)
 
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,21 @@ from typing import Any
 
 import numpy as np
 from evo.core import metrics
+from evo.core.filters import FilterException
 from evo.core.trajectory import PoseTrajectory3D
 from measured_sequences import Sequence, load
 from played_live import play
 from std_msgs.msg import Header
 from visual_odometry import Sight, VisualOdometry, from_features, from_stereo_matches
 
+from superpoint_ros.detector import Detector
 from superpoint_ros.exports.colmap import DATABASE, ExportSettings, export
 from superpoint_ros.exports.recorded import RecordedFeatures
 from superpoint_ros.frontend import Frame, Frontend
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import encode_features, encode_stereo_matches, read_features
 from superpoint_ros.stereo import StereoCamera, StereoSettings, match_stereo
-from superpoint_training.peers import NamedDetector, make_detector
+from superpoint_training.peers import PEERS, Detect, make_detector
 
 KITCHEN, STREET, AT_REST = '7scenes_redkitchen_a', 'kitti_stereo_1', 'euroc_v1_01_stereo'
 DETECTORS = ('superpoint', 'superpoint_small', 'sift', 'orb')
@@ -78,25 +81,31 @@ def drift(truth: PoseTrajectory3D, found: PoseTrajectory3D) -> dict[str, float]:
         errors = []
         for length in SEGMENTS:
             error = metrics.RPE(relation, length, metrics.Unit.meters, all_pairs=True)
-            error.process_data((deepcopy(truth), deepcopy(found)))
-            errors += (np.asarray(error.error) / length).tolist()
-        means[name] = float(np.mean(errors)) * (100 if name == 'percent' else 1)
+            with suppress(FilterException):  # so many frames were dropped that no two are that far apart
+                error.process_data((deepcopy(truth), deepcopy(found)))
+                errors += (np.asarray(error.error) / length).tolist()
+        means[name] = float(np.mean(errors)) * (100 if name == 'percent' else 1) if errors else float('nan')
     return means
+
+
+def load_detector(name: str) -> Detect:
+    """Our weights with the node's settings, or one of OpenCV's."""
+    return make_detector(name) if name in PEERS else Detector.load(name, max_keypoints=KEYPOINTS).detect
 
 
 class Features:
     """A detector's features of one camera, through the front-end."""
 
-    def __init__(self, detector: NamedDetector, sequence: Sequence, camera: int, name: str) -> None:
+    def __init__(self, detect: Detect, sequence: Sequence, camera: int, name: str) -> None:
         ratio = MatchSettings(max_ratio=RATIOS.get(name, 1.0))
         self._frontend = Frontend(None, ratio, camera=sequence.cameras[camera])  # type: ignore[arg-type]
-        self._detector, self._sequence, self._camera = detector, sequence, camera
+        self._detect, self._sequence, self._camera = detect, sequence, camera
 
     def frames(self) -> Iterator[Frame]:
         """Frame by frame."""
         for index, stamp in enumerate(self._sequence.stamps.tolist()):
             picture = self._sequence.picture(index, self._camera)
-            features = self._detector(picture)
+            features = self._detect(picture)
             best = features.take(np.arange(min(KEYPOINTS, len(features))))
             yield self._frontend.advance(best, (picture.shape[1], picture.shape[0]), stamp)
 
@@ -111,11 +120,9 @@ def follow(sights: Iterator[Sight]) -> Trajectory:
     return Trajectory(poses)
 
 
-def measure_kitchen(name: str, detector: NamedDetector, kitchen: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure_kitchen(name: str, detect: Detect, kitchen: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
     """One camera by the odometry, and by COLMAP from the same messages."""
-    messages = [
-        encode_features(frame, header(frame), 'int8') for frame in Features(detector, kitchen, 0, name).frames()
-    ]
+    messages = [encode_features(frame, header(frame), 'int8') for frame in Features(detect, kitchen, 0, name).frames()]
     recorded = RecordedFeatures([read_features(message) for message in messages], kitchen.cameras[0])
     by_colmap, focal = reconstruct(recorded, kitchen)
     as_given = follow(map(from_features, messages))
@@ -136,9 +143,9 @@ def with_focal(sight: Sight, focal: tuple[float, float], kitchen: Sequence) -> S
 
 
 def reconstruct(
-    recorded: RecordedFeatures, kitchen: Sequence, every: int = 3
+    recorded: RecordedFeatures, kitchen: Sequence, every: int = 5
 ) -> tuple[Trajectory, tuple[float, float]]:
-    """COLMAP's incremental mapper, as it comes, on each third frame; its poses and its focal lengths, x and y."""
+    """COLMAP's incremental mapper, as it comes, on each fifth frame; its poses and its focal lengths, x and y."""
     import pycolmap
 
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
@@ -158,12 +165,12 @@ def reconstruct(
     return Trajectory(poses), tuple(camera.params[:2].tolist())
 
 
-def measure_stereo(name: str, detector: NamedDetector, sequence: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure_stereo(name: str, detect: Detect, sequence: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two cameras by the odometry, metric."""
     pair = StereoCamera(*sequence.cameras)
     settings = StereoSettings(max_ratio=RATIOS.get(name, 1.0))
     sights, residuals, counts = [], [], []
-    sides = (Features(detector, sequence, camera, name).frames() for camera in (0, 1))
+    sides = (Features(detect, sequence, camera, name).frames() for camera in (0, 1))
     for left, right in zip(*sides, strict=True):
         matches = match_stereo(left.features, right.features, pair, settings)
         residuals += np.abs(matches.residual).tolist()
@@ -211,10 +218,10 @@ def main() -> None:
     figures: dict[str, dict[str, Any]] = {name: {} for name in sequences}
     made: dict[str, dict[str, Any]] = {name: {} for name in sequences}
     for name in options.detectors:
-        detector = make_detector(name)
+        detect = load_detector(name)
         for key, sequence in sequences.items():
             measure = measure_kitchen if key == KITCHEN else measure_stereo
-            figures[key][name], trajectories = measure(name, detector, sequence)
+            figures[key][name], trajectories = measure(name, detect, sequence)
             made[key] |= {f'{name}, {label}': trajectory for label, trajectory in trajectories.items()}
             print(key, name, json.dumps(figures[key][name]), flush=True)
     for weights in options.live:

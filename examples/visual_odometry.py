@@ -6,8 +6,8 @@
 It sees no image. What it takes of a message are track ids and rays, and of two cameras the depth; matching, the
 check of matches and ids that survive a missed frame are the front-end's work. Each image is located against the
 landmarks of the last few keyframes by PnP, and each new keyframe adjusts the whole window. There is no map beyond
-the window and no loop closure: that is what a SLAM system adds. Where too few landmarks are left, it begins anew at
-the last pose; one camera then has another scale.
+the window and no loop closure: that is what a SLAM system adds. Where too few landmarks are left, it goes on as it
+moved last and begins anew; one camera then has another scale.
 
 Publishes `odometry` (nav_msgs/Odometry) and `path` (nav_msgs/Path): the camera's optical frame in that of the
 first image, x right, y down, z forward. One camera can't know the scale: its first baseline is 1 long. Covariances
@@ -65,7 +65,7 @@ class VisualOdometry:
     def __init__(self) -> None:
         self._window: list[Keyframe] = []
         self._points: dict[int, np.ndarray] = {}
-        self._pose = np.eye(4)
+        self._pose = self._motion = np.eye(4)
 
     def update(self, ids: np.ndarray, seen: np.ndarray, focal: float, baseline: float = 1.0) -> np.ndarray | None:
         """Take the next image. Returns its pose, camera to world, or None before anything is known of it.
@@ -73,22 +73,19 @@ class VisualOdometry:
         ids: [N] track ids. seen: as in `Keyframe`. focal: pixels; the unit of the thresholds. baseline: of the
         stereo pair, in the unit that poses shall have.
         """
-        order = np.argsort(ids)
-        frame = Keyframe(np.asarray(ids)[order].astype(np.int64), np.asarray(seen, float)[order], self._pose)
+        order, before = np.argsort(ids), self._pose
+        frame = Keyframe(ids[order].astype(np.int64), np.asarray(seen, float)[order], self._motion @ before)
         if self._points and not self._locate(frame, OUTLIER / focal):
-            self._window, self._points = [], {}  # lost: begin anew where it was last
-        self._pose = frame.pose
-        if not self._points:
-            if not self._begin(frame, focal):
-                return None
-        elif self._is_new(frame, focal):
+            self._window, self._points = [], {}  # lost: begin anew, from where the last motion leads
+        if not self._points and not self._begin(frame, focal):
+            return None
+        if self._window[-1] is not frame and self._is_new(frame, focal):
             self._window = [*self._window, frame][-WINDOW:]
-        else:
-            return np.linalg.inv(frame.pose)
-        self._add_points(frame, baseline, OUTLIER / focal)
-        if self._points:
-            self._adjust(baseline, focal)
-        self._pose = frame.pose
+        if self._window[-1] is frame:
+            self._add_points(frame, baseline, OUTLIER / focal)
+            if self._points:
+                self._adjust(baseline, focal)
+        self._pose, self._motion = frame.pose, frame.pose @ np.linalg.inv(before)
         return np.linalg.inv(frame.pose)
 
     def _begin(self, frame: Keyframe, focal: float) -> bool:

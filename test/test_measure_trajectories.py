@@ -14,11 +14,10 @@ pytest.importorskip('evo', reason='an optional extra')
 EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
-from measure_trajectories import AT_REST, STREET, Trajectory, ate, drift, measure_stereo, stereo_figures  # noqa: E402
+from measure_trajectories import AT_REST, STREET, Trajectory, ate, drift, load_detector, measure_stereo, stereo_figures  # noqa: E402
 from measured_sequences import Sequence, load, rectified_pair  # noqa: E402
 
 from superpoint_ros.camera import Camera  # noqa: E402
-from superpoint_training.peers import make_detector  # noqa: E402
 
 DATA = Path(os.environ.get('SUPERPOINT_DATA', Path(__file__).parents[1] / '../shared/data')) / 'sequences'
 CAMERA = Camera(np.array([[300, 0, 159.5], [0, 300, 119.5], [0, 0, 1.0]]), np.zeros(0), 'none', 320, 240)
@@ -107,12 +106,12 @@ def test_rectified_cameras_see_a_point_in_one_row():
 @pytest.mark.skipif(not (DATA / STREET).exists(), reason=f'no sequences at {DATA}; set SUPERPOINT_DATA')
 class TestRecorded:
     def test_a_street_in_stereo(self):
-        figures, _ = measure_stereo('superpoint_small', make_detector('superpoint_small'), load(DATA / STREET))
+        figures, _ = measure_stereo('superpoint_small', load_detector('superpoint_small'), load(DATA / STREET))
         assert figures['poses'] == figures['frames'] == 51
         assert figures['percent'] <= 2
         assert figures['deg_per_m'] <= 0.02
 
     def test_a_stereo_camera_at_rest(self):
-        figures, _ = measure_stereo('superpoint_small', make_detector('superpoint_small'), load(DATA / AT_REST))
+        figures, _ = measure_stereo('superpoint_small', load_detector('superpoint_small'), load(DATA / AT_REST))
         assert figures['farthest_m'] <= 0.02
         assert figures['epipolar_px'] <= 0.5

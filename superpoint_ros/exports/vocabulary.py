@@ -31,7 +31,7 @@ class Vocabulary:
 
     Attributes:
         branches, levels: most children of a node, and most steps from the root to a leaf.
-        parents: [N] of each node; the root is node 0 and its own parent. Children follow their parent.
+        parents: [N] of each node, ascending; the root is node 0 and its own parent.
         descriptors: [N, D] float32, mean of what came to each node; 0 for the root.
         weights: [N] inverse document frequency of the words, ln(images / images with the word); 0 for other nodes.
     """
@@ -49,14 +49,14 @@ class Vocabulary:
 
     def nodes_of(self, descriptors: np.ndarray) -> np.ndarray:
         """[M] the leaf that each descriptor [M, D] comes to: at each node the nearest child."""
-        children = [np.flatnonzero(self.parents[1:] == node) + 1 for node in range(len(self.parents))]
         nodes = np.zeros(len(descriptors), np.intp)
         for _ in range(self.levels):
             for node in np.unique(nodes):
-                if len(children[node]):
+                first, end = np.searchsorted(self.parents[1:], [node, node + 1]) + 1
+                if first < end:
                     rows = np.flatnonzero(nodes == node)
-                    nearest = _squared_distances(descriptors[rows], self.descriptors[children[node]]).argmin(axis=1)
-                    nodes[rows] = children[node][nearest]
+                    nearest = _squared_distances(descriptors[rows], self.descriptors[first:end]).argmin(axis=1)
+                    nodes[rows] = first + nearest
         return nodes
 
 
@@ -85,9 +85,9 @@ def build_vocabulary(
                 means.append(descriptors[members].mean(axis=0))
         level = below
     tree = Vocabulary(branches, levels, np.array(parents), np.array(means), np.zeros(len(parents)))
-    seen = np.zeros(len(parents))
-    for image in images:
-        seen[np.unique(tree.nodes_of(image))] += 1
+    of_image = np.repeat(np.arange(len(images)), [len(image) for image in images])
+    found = np.unique(np.stack([of_image, tree.nodes_of(np.concatenate(images))]), axis=1)
+    seen = np.bincount(found[1], minlength=len(parents))
     weights = np.log(len(images) / np.maximum(seen, 1)) * (seen > 0)
     return Vocabulary(branches, levels, tree.parents, tree.descriptors, weights)
 
