@@ -61,7 +61,7 @@ setup(
             'replay = superpoint_ros.nodes.replay:main',
             'export_colmap = superpoint_ros.exports.colmap:main',
             'export_vocabulary = superpoint_ros.exports.vocabulary:main',
-            'benchmark = superpoint_ros.benchmark:main',
+            'benchmark = superpoint_ros.benchmark.__main__:main',
             'demo = superpoint_ros.demo.__main__:main',
             'train = superpoint_training.train:main',
             'train_from_bag = superpoint_training.train_from_bag:main',

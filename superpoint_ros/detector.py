@@ -10,10 +10,25 @@ from typing import Any
 import cv2
 import numpy as np
 
-from superpoint_ros.engines import Maps, load_engine
-from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_keypoints
-from superpoint_ros.networks import SuperPoint, load_network
+from superpoint_ros.device_sessions import Sessions
+from superpoint_ros.engines import Maps, engine_errors, load_engine
+from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_cell_keypoints, select_keypoints
+from superpoint_ros.networks import KeypointNetwork, load_network
 from superpoint_ros.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The most similar earlier features, where the device that found features has compared them already."""
+
+    among: int
+    """`Features.serial` of the earlier ones."""
+    partner: np.ndarray
+    """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
+    similarity: np.ndarray
+    """[N] float32, their cosine."""
+    second: np.ndarray
+    """[N] float32, cosine with the second most similar; -inf where there is none."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,10 @@ class Features:
     """[N] float32 in (0, 1], descending."""
     descriptors: np.ndarray
     """[N, D] float32, unit length."""
+    serial: int = 0
+    """Tells the features apart that one detector found on a device; else 0."""
+    neighbours: Neighbours | None = None
+    """None where none were looked for yet."""
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -51,7 +70,7 @@ class Detector:
 
     def __init__(
         self,
-        network: SuperPoint,
+        network: KeypointNetwork,
         settings: KeypointSettings | None = None,
         *,
         name: str = 'network',
@@ -77,7 +96,7 @@ class Detector:
         precision: str = 'auto',
         **settings: Any,
     ) -> Detector:
-        """Load weights that the package ships ('superpoint', 'superpoint_small') or a file of your own.
+        """Load weights that the package ships ('superpoint', 'superpoint_small', ...) or a file of your own.
 
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ...; engine: 'auto', 'torch', 'openvino'; precision: 'auto',
         'float32', 'bfloat16', 'float16', 'int8'; see `engines.load_engine`. settings: the fields of
@@ -113,9 +132,9 @@ class Detector:
             raise ValueError(f'each image needs a mask or None: {len(images)} images, {len(masks)} masks')
         return self._detect(images, masks, stopwatch or Stopwatch())
 
-    def warm_up(self, height: int, width: int) -> None:
-        """Run once on an empty image, so that the first real one of this size does not wait for set-up."""
-        self.detect(np.zeros((height, width), np.uint8))
+    def warm_up(self, height: int, width: int, images: int = 1) -> None:
+        """Run once on so many empty images, so that the first real batch of this size does not wait for set-up."""
+        self.detect_batch([np.zeros((height, width), np.uint8)] * images)
 
     def _detect(
         self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], stopwatch: Stopwatch
@@ -124,6 +143,8 @@ class Detector:
         for grey, mask in zip(greys, masks, strict=True):
             if mask is not None and mask.shape != grey.shape:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
+        if self.engine.sessions is not None and not self.settings.spread:
+            return self._find(self.engine.sessions, greys, masks, stopwatch)
         features = []
         padded = [pad(grey, self.stride) for grey in greys]
         for grey, mask, maps in zip(greys, masks, self.engine.maps(padded), strict=True):
@@ -131,12 +152,39 @@ class Detector:
             features.append(self._features(maps, grey.shape, mask, stopwatch))
         return features
 
+    def _find(
+        self,
+        sessions: Sessions,
+        greys: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None],
+        stopwatch: Stopwatch,
+    ) -> list[Features]:
+        with engine_errors(self.engine.description):
+            every = list(sessions.find(greys, masks, self.settings))
+        stopwatch.lap('network')
+        return [
+            Features(
+                found.keypoints,
+                found.scores,
+                found.descriptors,
+                found.serial,
+                Neighbours(found.among, found.partner, found.similarity, found.second),
+            )
+            for found in every
+        ]
+
     def _features(self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch) -> Features:
         height, width = shape
-        # Cropped before suppression, so that nothing in the padding competes with the image.
-        keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
+        if maps.offsets is None:
+            # Cropped before suppression, so that nothing in the padding competes with the image.
+            keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
+        else:
+            keypoints, scores = select_cell_keypoints(
+                maps.scores, maps.offsets, self.stride, shape, self.settings, mask
+            )
         stopwatch.lap('keypoints')
-        descriptors = sample_descriptors(maps.descriptors, keypoints, self.stride)
+        padded_height = height + -height % self.stride
+        descriptors = sample_descriptors(maps.descriptors, keypoints, padded_height // len(maps.descriptors))
         stopwatch.lap('descriptors')
         return Features(keypoints, scores, descriptors)
 

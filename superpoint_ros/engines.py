@@ -1,6 +1,6 @@
 """How a network is executed: by torch on a CPU or a CUDA device, or by OpenVINO on a CPU.
 
-Every engine makes the same two dense maps of a grey image, so that what follows is written and tested once.
+Every engine makes the same maps of a grey image, so that what follows is written and tested once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.networks import score_map
+from superpoint_ros.device_sessions import Sessions
+from superpoint_ros.networks import CellNetwork, KeypointNetwork, score_map
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.processor import multiplies_int8
 
@@ -41,9 +42,11 @@ class Maps(NamedTuple):
     """What the network says about one image; the arrays are valid until the engine produces the next maps."""
 
     scores: np.ndarray
-    """[H, W] float32, probability that the pixel is a keypoint."""
+    """[H, W] float32, probability that the pixel is a keypoint; of a network with one in every cell [H / 8, W / 8]."""
     descriptors: np.ndarray
-    """[H / stride, W / stride, D] float32 or float16, not normalised."""
+    """[H / s, W / s, D] float32 or float16, not normalised; s is 8, or less for networks with a finer map."""
+    offsets: np.ndarray | None = None
+    """Of a network with a keypoint in every cell: [H / 8, W / 8, 2] (x, y) float32, pixels from the cell's centre."""
 
 
 class Engine(Protocol):
@@ -51,18 +54,23 @@ class Engine(Protocol):
 
     description: str
     """Engine, precision and device, for people."""
+    sessions: Sessions | None
+    """Finds features without leaving the device; None where maps are all that there is."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         """Run [H, W] uint8 images, whose sides are multiples of the network's stride. Raises EngineError."""
 
 
-def load_engine(network: nn.Module, engine: str = 'auto', device: str = 'auto', precision: str = 'auto') -> Engine:
+def load_engine(
+    network: KeypointNetwork, engine: str = 'auto', device: str = 'auto', precision: str = 'auto'
+) -> Engine:
     """Prepare a network for execution.
 
     engine: 'torch', 'openvino' (CPU only), or 'auto': OpenVINO on a CPU where it is installed, else torch.
     device: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the first CUDA device where there is one, else the CPU.
     precision: 'float32', 'bfloat16', 'float16' (CUDA only), 'int8' (OpenVINO only), or 'auto': float16 on
-    CUDA; with OpenVINO int8 or bfloat16 where the CPU has instructions for it; else float32.
+    CUDA; with OpenVINO int8 or bfloat16 where the CPU has instructions for it; else float32. Networks with leaky
+    ReLUs do not run on int8: 'auto' passes it over for them.
     Raises EngineError for a device or an engine that this machine lacks, ValueError for what none supports.
     """
     if engine not in ENGINES:
@@ -104,8 +112,8 @@ def _find_device(name: str) -> torch.device:
     return device
 
 
-class DenseNetwork(nn.Module):
-    """From bytes to maps: [B, 1, H, W] uint8 -> scores [B, H, W] float32, descriptors [B, h, w, D].
+class MapNetwork(nn.Module):
+    """From bytes to maps: [B, 1, H, W] uint8 to what `Maps` holds of each image, in its order.
 
     The softmax is in float32 whatever the network's type: in half precision neighbouring pixels would tie.
     """
@@ -115,45 +123,56 @@ class DenseNetwork(nn.Module):
         self.network = copy.deepcopy(network).to(dtype)
         self.dtype = dtype
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, descriptors = self.network(images.to(self.dtype) / 255)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.network(images.to(self.dtype) / 255)
+        if isinstance(self.network, CellNetwork):
+            scores, offsets, descriptors = outputs
+            return scores, descriptors.permute(0, 2, 3, 1), offsets
+        logits, descriptors = outputs
         return score_map(logits), descriptors.permute(0, 2, 3, 1)
 
 
 class TorchEngine:
     """Eager torch, channels last. Images of one size that follow one another run as one batch."""
 
-    def __init__(self, network: nn.Module, device: torch.device, precision: str = 'auto') -> None:
+    def __init__(self, network: KeypointNetwork, device: torch.device, precision: str = 'auto') -> None:
         if precision == 'auto':
             precision = 'float16' if device.type == 'cuda' else 'float32'
         self.device = device
         self.description = f'torch {precision} on {device}'
-        with _engine_errors(self.description):
-            dense = DenseNetwork(network, getattr(torch, precision)).eval().to(device)
-            self.network = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with engine_errors(self.description):
+            maps = MapNetwork(network, getattr(torch, precision)).eval().to(device)
+            self.network = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sessions = Sessions(self.network, network.config.descriptor_dim) if device.type == 'cuda' else None
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for _, batch in groupby(images, key=np.shape):
             stacked = torch.from_numpy(np.stack(list(batch)))[:, None]
-            with _engine_errors(self.description), torch.inference_mode():
-                scores, descriptors = self.network(stacked.to(self.device))
+            with engine_errors(self.description), torch.inference_mode():
+                scores, descriptors, *offsets = self.network(stacked.to(self.device))
                 if descriptors.dtype == torch.bfloat16:  # NumPy has no such type
                     descriptors = descriptors.float()
-                scores, descriptors = scores.cpu().numpy(), descriptors.cpu().numpy()
-            yield from map(Maps, scores, descriptors)
+                arrays = [tensor.cpu().numpy() for tensor in (scores, descriptors, *offsets)]
+            yield from map(Maps, *arrays)
 
 
 class OpenVINOEngine:
     """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
+    sessions: Sessions | None = None
+
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
-        with _engine_errors(f'openvino {precision} on cpu'):
+        with engine_errors(f'openvino {precision} on cpu'):
+            leaky = any(isinstance(module, nn.LeakyReLU) for module in network.modules())
             if precision == 'auto':
-                precision = 'int8' if multiplies_int8() else 'bfloat16' if has_bfloat16() else 'float32'
+                int8 = multiplies_int8() and not leaky
+                precision = 'int8' if int8 else 'bfloat16' if has_bfloat16() else 'float32'
+            elif precision == 'int8' and leaky:
+                raise ValueError('precision int8 is for networks of plain ReLUs, this one has leaky ones; take auto')
             self.description = f'openvino {precision} on cpu'
             self.requests: dict[tuple[int, ...], openvino.InferRequest] = {}
             self._precision = precision
-            self._network = DenseNetwork(network).eval()
+            self._network = MapNetwork(network).eval()
             # OpenVINO keeps what follows the last convolution, here the softmax, in float32 nevertheless.
             self._bfloat16 = precision == 'bfloat16' or (precision == 'int8' and has_bfloat16())
 
@@ -166,7 +185,7 @@ class OpenVINOEngine:
         return graph
 
     @staticmethod
-    def _convert(network: DenseNetwork) -> openvino.Model:
+    def _convert(network: MapNetwork) -> openvino.Model:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)  # OpenVINO still traces by torch.jit
             return openvino.convert_model(
@@ -177,11 +196,11 @@ class OpenVINOEngine:
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for image in images:
-            with _engine_errors(self.description):
+            with engine_errors(self.description):
                 request = self._request(image.shape)
                 request.infer([image[None, None]])
-                scores, descriptors = (request.get_output_tensor(index).data for index in range(2))
-            yield Maps(scores[0], descriptors[0])
+                outputs = [tensor.data[0] for tensor in request.output_tensors]
+            yield Maps(*outputs)
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s."""
@@ -202,7 +221,7 @@ def _calibration_pictures() -> list[np.ndarray]:
 
 
 @contextmanager
-def _engine_errors(description: str) -> Iterator[None]:
+def engine_errors(description: str) -> Iterator[None]:
     """Make EngineError of RuntimeError, which torch and OpenVINO raise for all that befalls a device."""
     try:
         yield

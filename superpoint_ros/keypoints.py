@@ -1,4 +1,4 @@
-"""From dense network outputs to keypoints: suppression, selection, sub-pixel positions, descriptor sampling.
+"""From network outputs to keypoints: suppression, selection, sub-pixel positions, descriptor sampling.
 
 Pixel convention, here and everywhere: pixel centres are integers, (0, 0) is the centre of the top-left pixel.
 A cell of stride s has its centre at s * (k + 0.5) - 0.5. Keypoints are (x, y).
@@ -16,7 +16,10 @@ TINY = 1e-12  # keeps logarithms and quotients finite
 
 @dataclass(frozen=True)
 class KeypointSettings:
-    """Which pixels of a score map become keypoints. Raises ValueError for a value outside its range."""
+    """Which pixels of a score map become keypoints. Raises ValueError for a value outside its range.
+
+    For networks that give a keypoint in every cell `nms_radius` and `subpixel` have no meaning and are not looked at.
+    """
 
     max_keypoints: int = 1000
     """At most this many, the best first."""
@@ -50,25 +53,62 @@ def select_keypoints(
     Returns keypoints [N, 2] float32 (x, y) and scores [N] float32, the values at the unrefined pixels.
     Border and mask are applied after suppression: a response there still suppresses its weaker neighbours.
     """
-    height, width = score_map.shape
-    peaks = find_peaks(score_map, settings.nms_radius, settings.detection_threshold)
-    y, x = np.divmod(peaks, width)
-    border = settings.border
-    inside = (x >= border) & (x < width - border) & (y >= border) & (y < height - border)
-    if mask is not None:
-        inside &= mask[y, x] != 0
-    x, y = x[inside], y[inside]
+    y, x = np.divmod(find_peaks(score_map, settings.nms_radius, settings.detection_threshold), score_map.shape[1])
+    allowed = _are_allowed(x, y, score_map.shape, settings.border, mask)
+    x, y = x[allowed], y[allowed]
     scores = score_map[y, x]
-
-    order = np.argsort(-scores, kind='stable')
-    if settings.spread and len(order) > settings.max_keypoints:
-        order = order[spread_evenly(x[order], y[order], settings.spread, settings.max_keypoints)]
-    order = order[: settings.max_keypoints]
+    order = _best(x, y, scores, settings)
     x, y = x[order], y[order]
     keypoints = np.stack([x, y], axis=1).astype(np.float32)
     if settings.subpixel:
         keypoints += subpixel_offsets(score_map, x, y)
     return keypoints, scores[order]
+
+
+def select_cell_keypoints(
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    stride: int,
+    shape: tuple[int, ...],
+    settings: KeypointSettings,
+    mask: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keypoints of an image with one in every cell, best first; equal scores in raster order of the cells.
+
+    scores: [h, w] float32. offsets: [h, w, 2] float32 (x, y) in pixels from the centres of the cells, which are
+    stride x stride pixels. shape: (height, width) of the image, which may end inside the last cells; what lies beyond
+    is left out. mask: [height, width], zero where no keypoint is wanted; it and the border are looked up at the pixel
+    that a keypoint lies in.
+    Returns keypoints [N, 2] float32 (x, y) and scores [N] float32.
+    """
+    rows, columns = np.nonzero(scores > settings.detection_threshold)
+    centres = np.stack([columns, rows], axis=1) * stride + (stride - 1) / 2
+    keypoints = (centres + offsets[rows, columns]).astype(np.float32)
+    scores = scores[rows, columns]
+    x, y = np.floor(keypoints + 0.5).astype(np.intp).T
+    allowed = _are_allowed(x, y, shape, settings.border, mask)
+    keypoints, scores = keypoints[allowed], scores[allowed]
+    order = _best(x[allowed], y[allowed], scores, settings)
+    return keypoints[order], scores[order]
+
+
+def _are_allowed(
+    x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], border: int, mask: np.ndarray | None
+) -> np.ndarray:
+    """Which pixels [N] lie inside the image, off its border and where the mask is not zero: [N] bool."""
+    height, width = shape
+    allowed = (x >= border) & (x < width - border) & (y >= border) & (y < height - border)
+    if mask is not None:
+        allowed[allowed] = mask[y[allowed], x[allowed]] != 0
+    return allowed
+
+
+def _best(x: np.ndarray, y: np.ndarray, scores: np.ndarray, settings: KeypointSettings) -> np.ndarray:
+    """Rows of at most `max_keypoints` pixels [N], best first, spread if that is asked for."""
+    order = np.argsort(-scores, kind='stable')
+    if settings.spread and len(order) > settings.max_keypoints:
+        order = order[spread_evenly(x[order], y[order], settings.spread, settings.max_keypoints)]
+    return order[: settings.max_keypoints]
 
 
 def find_peaks(score_map: np.ndarray, radius: int, threshold: float) -> np.ndarray:

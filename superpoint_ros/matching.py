@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from superpoint_ros.detector import Features
+from superpoint_ros.detector import Features, Neighbours
 
 FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
 
@@ -66,10 +66,22 @@ class Matches:
 def match(query: Features, train: Features, settings: MatchSettings | None = None) -> Matches:
     """Mutual nearest neighbours within the settings' limits, all marked as inliers; see `verify`."""
     settings = settings or MatchSettings()
+    known = query.neighbours
+    if known is not None and known.among == train.serial != 0 and not settings.search_radius:
+        return _known_matches(known, settings)
     similarity = similarity_matrix(query, train, settings.search_radius)
     rows, columns = mutual_nearest(similarity, settings.min_similarity, settings.max_ratio)
     similarities = similarity[rows, columns]
     return Matches(rows.astype(np.int32), columns.astype(np.int32), similarities, np.ones(len(rows), bool))
+
+
+def _known_matches(known: Neighbours, settings: MatchSettings) -> Matches:
+    """What a comparison on the device gives within the limits of `mutual_nearest`."""
+    rows = np.flatnonzero((known.partner >= 0) & (known.similarity >= settings.min_similarity))
+    if settings.max_ratio < 1:
+        best, second = known.similarity[rows], known.second[rows]
+        rows = rows[_distance(best) <= settings.max_ratio * _distance(second)]
+    return Matches(rows.astype(np.int32), known.partner[rows], known.similarity[rows], np.ones(len(rows), bool))
 
 
 def similarity_matrix(query: Features, train: Features, search_radius: float = 0.0) -> np.ndarray:

@@ -161,7 +161,11 @@ class Client(Node):
         before = len(self.heard['/diagnostics'])
         self.spin_until(lambda: len(self.heard['/diagnostics']) > before + 1, 'diagnostics')
         status = self.latest('/diagnostics').status[0]
-        return ord(status.level), status.message, {pair.key: pair.value for pair in status.values}
+        return ord(status.level), status.message, self.latest_values()
+
+    def latest_values(self) -> dict[str, str]:
+        """The values of the report on /diagnostics that was heard last."""
+        return {pair.key: pair.value for pair in self.latest('/diagnostics').status[0].values}
 
 
 class Camera(Client):

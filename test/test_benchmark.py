@@ -1,16 +1,25 @@
-"""The benchmark's baseline finds what the detector finds, and its report holds every stage."""
+"""The benchmark's plain code finds what the detector finds, and its report holds every stage."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import torch
 
-from superpoint_ros import benchmark
-from superpoint_ros.baseline import Baseline, mutual_matches
+from superpoint_ros.benchmark import ceiling, scaling
+from superpoint_ros.benchmark.__main__ import main
+from superpoint_ros.benchmark.ceiling import count_operations, measure_ceiling
+from superpoint_ros.benchmark.classical import NORMS, Classical
+from superpoint_ros.benchmark.meter import Meter
+from superpoint_ros.benchmark.pictures import decode, load_pictures
+from superpoint_ros.benchmark.plain import Plain, mutual_matches
+from superpoint_ros.benchmark.report import format_node_report, format_report
+from superpoint_ros.benchmark.stages import STAGES, Header
 from superpoint_ros.detector import Detector, Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match
-from superpoint_ros.networks import load_network
+from superpoint_ros.networks import GoodPoint, GoodPointConfig, load_network, save_network
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -20,15 +29,15 @@ def photographs(monkeypatch, tmp_path):
     monkeypatch.setenv('SUPERPOINT_DATA', str(tmp_path))
 
 
-def test_the_baseline_computes_the_same_features(photographs):
+def test_the_plain_code_computes_the_same_features(photographs):
     """Without suppression, greedy and window-maximum rules agree, and all else must."""
-    pictures, source = benchmark.load_pictures(1)
+    pictures, source = load_pictures(1)
     assert 'photographs' in source
-    image = benchmark.decode(pictures[0])[:240, :320]
+    image = decode(pictures[0])[:240, :320]
     settings = KeypointSettings(max_keypoints=300, nms_radius=0, subpixel=False)
     network = load_network('superpoint_small')
     ours = Detector(network, settings, device='cpu', engine='torch', precision='float32').detect(image)
-    plain = Baseline(network, settings).process(image, None, Stopwatch())
+    plain = Plain(network, settings).process(image, None, Stopwatch())
     np.testing.assert_allclose(plain.scores, ours.scores, rtol=1e-4)
     places = [{tuple(point) for point in features.keypoints.tolist()} for features in (ours, plain)]
     assert len(places[0] & places[1]) > 290  # neighbours in rank may swap at the last place
@@ -38,15 +47,15 @@ def test_the_baseline_computes_the_same_features(photographs):
             np.testing.assert_allclose(descriptor, ours.descriptors[row[tuple(point)]], atol=1e-3)
 
 
-def test_the_baselines_suppression_is_greedy():
+def test_the_plain_suppression_is_greedy():
     """A keypoint suppressed by another suppresses nobody itself."""
     scores = np.zeros((8, 16), np.float32)
     scores[4, 4], scores[4, 7], scores[4, 10] = 0.9, 0.8, 0.7
-    plain = Baseline(load_network('superpoint_small'), KeypointSettings(nms_radius=4, border=0))
+    plain = Plain(load_network('superpoint_small'), KeypointSettings(nms_radius=4, border=0))
     assert plain.select(scores)[0].tolist() == [[4, 4], [10, 4]]
 
 
-def test_the_baselines_matcher_agrees_with_ours():
+def test_the_plain_matcher_agrees_with_ours():
     rng = np.random.default_rng(0)
     descriptors = rng.normal(size=(2, 60, 16)).astype(np.float32)
     descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
@@ -55,17 +64,100 @@ def test_the_baselines_matcher_agrees_with_ours():
     np.testing.assert_array_equal(np.stack([ours.query, ours.train], axis=1), mutual_matches(*descriptors))
 
 
-def test_the_report_holds_every_stage_of_both(photographs, capsys):
-    benchmark.main(
-        ['--weights', 'superpoint_small', '--frames', '3', '--baseline-frames', '2', '--device', 'cpu', '--json']
-    )
+@pytest.mark.parametrize('name', NORMS)
+def test_classical_features_of_the_same_picture_are_all_found_again(photographs, name):
+    image = decode(load_pictures(1)[0][0])
+    classical = Classical(name, 200)
+    features = classical.process(image, None, Stopwatch())
+    assert 150 < len(features) <= 201  # SIFT keeps ties at the end
+    matches = classical.matcher.match(features.descriptors, features.descriptors)
+    assert all(match.distance == 0 for match in matches)
+    stopwatch = Stopwatch()
+    classical.process(np.zeros_like(image), features, stopwatch)  # finds nothing, and matches nothing
+    assert set(stopwatch.laps) == {'features', 'matching'}
+
+
+def test_operations_are_those_of_the_convolutions_one_by_one():
+    network = load_network('superpoint_small')
+    expected = 0
+    height, width = 480, 640
+    channels = [1, *network.config.widths]
+    for layer, (before, after) in enumerate(itertools.pairwise(channels)):
+        scale = 4 ** (layer // 2)
+        expected += 2 * 9 * before * after * height * width / scale
+    cells = height * width / 64
+    for outputs in (65, network.config.descriptor_dim):
+        expected += 2 * cells * network.config.head_width * (9 * channels[-1] + outputs)
+    for level in range(3):
+        pixels = height * width / 4**level
+        expected += 2 * pixels * network.config.skip_kernel**2 * channels[2 * level + 2] * 4**level
+    assert count_operations(network) == expected
+
+
+def test_a_share_of_the_ceiling_is_the_rate_reached_over_the_probes(monkeypatch):
+    monkeypatch.setattr(ceiling, 'REPEATS', 1)
+    result = measure_ceiling(load_network('superpoint_small'), torch.device('cpu'), 2)
+    assert result['share'] == pytest.approx(result['tflops'] / result['ceiling_tflops'], rel=0.05)
+    assert result['tflops'] * 1e3 == pytest.approx(result['gflop_an_image'] * result['images_per_second'], rel=0.05)
+
+
+def test_the_meter_sees_what_a_process_takes():
+    meter = Meter()
+    before = meter.cpu_seconds(), meter.memory_mb()
+    meter.forget_peak()
+    block = np.ones(50 << 20, np.uint8)
+    assert meter.memory_mb() - before[1] > 45
+    del block
+    assert meter.peak_memory_mb() - meter.memory_mb() > 45
+    meter.forget_peak()
+    assert meter.peak_memory_mb() - meter.memory_mb() < 5
+    while meter.cpu_seconds() - before[0] < 0.05:
+        sum(range(10000))
+
+
+def test_the_report_holds_every_stage_of_the_front_end_and_its_peers(photographs, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, 'FRAMES', 3)
+    main(['--weights', 'superpoint_small', '--frames', '3', '--plain-frames', '2', '--device', 'cpu', '--json'])
     report = json.loads(capsys.readouterr().out)
     result = report['weights']['superpoint_small']
-    stages = set(benchmark.STAGES) - ({'message'} if benchmark.Header is None else set())
-    for side, missing in (('frontend', {'score map'}), ('baseline', set())):
+    stages = set(STAGES) - {'features'} - ({'message'} if Header is None else set())
+    for side, missing in (('frontend', {'score map'}), ('plain', set())):
         for stage in stages - missing:
-            assert 0 < result[side]['stages'][stage]['p50'] <= result[side]['stages'][stage]['p95']
-    assert result['speed_up'] > 0
-    table = benchmark.format_report(report)
+            percentiles = result[side]['stages'][stage]
+            assert 0 < percentiles['p50'] <= percentiles['p95'] <= percentiles['p99']
+    total = result['frontend']['end_to_end']['p50']
+    peers = {'its plain code': result['plain']} | report['peers']
+    for name, peer in peers.items():
+        assert result['times_as_fast_as'][name] == pytest.approx(peer['end_to_end']['p50'] / total, abs=0.01)
+    assert {tuple(row['size']) for row in result['sizes']} == set(scaling.SIZES)
+    assert all(row['found'] <= row['keypoints'] for row in result['sizes'])
+    assert [row['images'] for row in result['batches']] == list(scaling.BATCHES)
+    table = format_report(report)
     assert all(f'\n{stage}' in table for stage in stages)
-    assert 'times as fast as its baseline' in table
+    assert 'times as fast as SIFT' in table
+
+
+def test_a_network_without_plain_code_is_compared_with_the_others(photographs, tmp_path, capsys):
+    weights = tmp_path / 'goodpoint.safetensors'
+    save_network(GoodPoint(GoodPointConfig((4,) * 8, 8, 8)), weights, {})
+    main(['--weights', str(weights), '--frames', '3', '--no-scaling', '--device', 'cpu'])
+    table = capsys.readouterr().out
+    assert 'times as fast as ORB' in table
+    assert 'plain p50' not in table
+
+
+@pytest.mark.skipif(Header is None, reason='needs ROS 2')
+def test_the_node_answers_a_camera_in_another_process(photographs, monkeypatch, capsys):
+    from superpoint_ros.benchmark import node
+
+    monkeypatch.setattr(node, 'SETTLE_SECONDS', 1.0)
+    main(['--node', '--weights', 'superpoint_small', '--frames', '20', '--rates', '5', '8', '--seconds', '3', '--json'])
+    report = json.loads(capsys.readouterr().out)
+    for run, rate in zip(report['node']['superpoint_small']['rates'], (5, 8), strict=True):
+        assert run['rate'] == rate
+        assert 2 * rate <= run['images'] <= 4 * rate
+        assert run['dropped'] < run['images']
+        assert 0 < run['latency_ms']['p50'] <= run['latency_ms']['p99']
+        assert run['cpu_cores'] > 0
+        assert run['memory_mb'] > 50
+    assert 'memory grew by' in format_node_report(report)

@@ -77,7 +77,8 @@ def test_features_are_sorted_normalised_and_typed(engine):
     features = make_detector(engine, max_keypoints=50).detect(image)
     assert len(features) == 50
     assert (np.diff(features.scores) <= 0).all()
-    assert {array.dtype for array in vars(features).values()} == {np.dtype(np.float32)}
+    arrays = features.keypoints, features.scores, features.descriptors
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
 
 
@@ -109,8 +110,8 @@ def test_a_batch_of_unequal_counts_and_sizes_equals_its_images_one_by_one(engine
     assert [len(features) for features in batch] == [3, 0, 0, 1, 2]
     for features, image, mask in zip(batch, images, masks, strict=True):
         alone = detector.detect(image, mask)
-        for name, array in vars(alone).items():
-            np.testing.assert_allclose(vars(features)[name], array, atol=1e-5)
+        for name in ('keypoints', 'scores', 'descriptors'):
+            np.testing.assert_allclose(getattr(features, name), getattr(alone, name), atol=1e-5)
     assert detector.detect_batch([]) == []
 
 

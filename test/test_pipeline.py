@@ -35,6 +35,7 @@ class FailingEngine:
     """An engine whose device is gone for some images."""
 
     description = 'torch on a device that vanishes'
+    sessions = None
 
     def __init__(self, engine, failures: int) -> None:
         self.engine, self.failures = engine, failures

@@ -1,4 +1,4 @@
-"""Stereo on recordings of real cameras; needs the data that `SUPERPOINT_DATA` points to."""
+"""Stereo on real pictures: photographs that the package has, and recordings that `SUPERPOINT_DATA` points to."""
 
 from pathlib import Path
 
@@ -7,11 +7,31 @@ import numpy as np
 import pytest
 from stereo_recordings import EUROC, KITTI, camera_infos, image_pairs, poses
 
+import superpoint_ros
 from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector
 from superpoint_ros.frontend import Frame
 from superpoint_ros.rig import Rig, Shot
 from superpoint_ros.stereo import StereoCamera, StereoMatches, match_stereo
+
+PHOTOGRAPHS = sorted((Path(superpoint_ros.__file__).parent / 'demo' / 'photographs').glob('*.jpg'))
+
+
+@pytest.mark.parametrize('disparity', [3.25, 40.5])
+def test_a_photograph_hung_up_in_front_of_the_cameras_is_seen_at_its_distance(disparity):
+    focal, baseline, size = 500.0, 0.2, (640, 480)
+    K = np.array([[focal, 0, 319.5], [0, focal, 239.5], [0, 0, 1]])
+    pair = StereoCamera(*(Camera(K, np.zeros(0), 'none', *size, baseline=b) for b in (0.0, baseline)))
+    detector = Detector.load('superpoint_small', device='cpu', engine='torch', max_keypoints=500)
+    for path in PHOTOGRAPHS[:4]:
+        picture = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (700, 480), interpolation=cv2.INTER_AREA)
+        shift = np.float64([[1, 0, -disparity], [0, 1, 0]])
+        left, right = (cv2.warpAffine(picture, m, size, flags=cv2.INTER_CUBIC) for m in (np.eye(2, 3), shift))
+        features = detector.detect_batch([left, right])
+        matches = match_stereo(*features, pair)
+        assert len(matches) > 0.5 * len(features[0])
+        assert np.median(np.abs(matches.disparity - disparity)) < 0.35
+        assert np.nanmedian(matches.points[:, 2]) == pytest.approx(focal * baseline / disparity, rel=0.3 / disparity)
 
 
 def needs(folder: Path):

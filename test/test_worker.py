@@ -83,11 +83,13 @@ def test_the_first_waits_for_the_others_that_are_alive_but_not_for_silent_ones(m
     monkeypatch.setattr(worker, 'monotonic', lambda: now[0])
     desk = Desk(gather=600.0)
     desk.may_end.release(9)
-    for source in (0, 1, 2):  # the first has seen no other yet
-        desk.worker.put(f'{source} at 0', source)
-        if not source:
-            assert desk.begun.acquire(timeout=30)
-    while len(desk.handled) < 1:
+    desk.worker.put('0 at 0')  # knows of no other yet
+    assert desk.begun.acquire(timeout=30)
+    desk.worker.put('2 at 0', 2)
+    desk.worker.put('1 at 0', 1)
+    deadline = time.monotonic() + 30
+    while not (len(desk.worker._waiting) == 2 and desk.worker._changed._waiters):
+        assert time.monotonic() < deadline, 'It does not wait for source 0.'
         time.sleep(0.001)
     desk.worker.put('0 at 0.1')
     assert desk.begun.acquire(timeout=30)
@@ -102,8 +104,8 @@ def test_who_does_not_come_is_waited_for_no_longer_than_said():
     desk = Desk(gather=0.01)
     desk.may_end.release(9)
     desk.worker.put('a', 0)
-    desk.begun.acquire()
+    assert desk.begun.acquire(timeout=30)
     desk.worker.put('b', 1)
-    desk.begun.acquire()
+    assert desk.begun.acquire(timeout=30)
     desk.worker.stop()
     assert desk.handled == [{0: 'a'}, {1: 'b'}]

@@ -37,6 +37,11 @@ class Process:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     def running(self) -> bool:
         """Whether it still runs.
 

@@ -1,7 +1,11 @@
 """The networks, one file per paper, and their weights on disk."""
 
-from superpoint_ros.networks.layers import fold_batch_norm, sample_at
-from superpoint_ros.networks.superpoint import STRIDE, SuperPoint, SuperPointConfig, score_map
+from superpoint_ros.networks.family import CellNetwork, KeypointNetwork, cell_centres, score_map
+from superpoint_ros.networks.goodpoint import GoodPoint, GoodPointConfig
+from superpoint_ros.networks.kp2d import KP2D, KP2DConfig
+from superpoint_ros.networks.layers import STRIDE, fold_batch_norm, sample_at
+from superpoint_ros.networks.superpoint import SuperPoint, SuperPointConfig
+from superpoint_ros.networks.unsuperpoint import UnsuperPoint, UnsuperPointConfig
 from superpoint_ros.networks.weights import (
     WEIGHTS_DIRECTORY,
     WeightsError,
@@ -12,11 +16,20 @@ from superpoint_ros.networks.weights import (
 )
 
 __all__ = [
+    'KP2D',
     'STRIDE',
     'WEIGHTS_DIRECTORY',
+    'CellNetwork',
+    'GoodPoint',
+    'GoodPointConfig',
+    'KP2DConfig',
+    'KeypointNetwork',
     'SuperPoint',
     'SuperPointConfig',
+    'UnsuperPoint',
+    'UnsuperPointConfig',
     'WeightsError',
+    'cell_centres',
     'fold_batch_norm',
     'load_network',
     'resolve_weights',

@@ -3,23 +3,113 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, pixel_shuffle, pixel_unshuffle
+
+STRIDE = 8
+"""Pixels per cell: the encoder halves the image three times."""
+
+NORMS = ('none', 'batch', 'batch_below_full')
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, optional BatchNorm, activation: shape `[B, in, H, W]` to `[B, out, H, W]`."""
+    """Convolution, optional BatchNorm, activation: shape `[B, in, H, W]` to `[B, out, H, W]`.
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: bool, kernel_size: int = 3) -> None:
+    `leak` is the slope below zero, 0 a plain ReLU; `dropout` the share of channels dropped in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: bool,
+        kernel_size: int = 3,
+        leak: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         ]
         if norm:
             layers.append(nn.BatchNorm2d(out_channels))
-        layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True))
+        if dropout:
+            layers.append(nn.Dropout2d(dropout))
         super().__init__(*layers)
+
+
+class Encoder(nn.ModuleList):
+    """Eight 3x3 convolutions in four pairs, a 2x2 max-pool between: an image's features at four resolutions.
+
+    Args:
+        widths: channels of the eight convolutions.
+        norm: of `NORMS`; see `SuperPointConfig`.
+        leak: see `ConvBlock`.
+        dropout: after each pair; see `ConvBlock`.
+    """
+
+    def __init__(self, widths: Sequence[int], norm: str, leak: float = 0.0, dropout: float = 0.0) -> None:
+        channels = (1, *widths)
+        super().__init__()
+        for level in range(4):
+            first, second, third = channels[2 * level : 2 * level + 3]
+            normed = norm == 'batch' or (norm == 'batch_below_full' and level > 0)
+            self.append(
+                nn.Sequential(
+                    ConvBlock(first, second, norm=normed, leak=leak),
+                    ConvBlock(second, third, norm=normed, leak=leak, dropout=dropout),
+                )
+            )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """`[B, 1, H, W]` to `[B, C, H / 2^k, W / 2^k]` for k = 0 to 3; H and W multiples of 8."""
+        features: list[Tensor] = []
+        for block in self:
+            features.append(block(max_pool2d(features[-1], 2) if features else image))
+        return features
+
+
+class FineLogits(nn.ModuleList):
+    """A value for each pixel from the full-, half- and quarter-resolution features: `[B, 64, H/8, W/8]`.
+
+    What a detector on stride-8 features alone takes millions of samples to learn, where in its cell a corner is, is
+    there from the first step. None of the papers has it.
+
+    Args:
+        channels: of the three feature maps.
+        kernel: side of the convolutions.
+    """
+
+    def __init__(self, channels: Sequence[int], kernel: int = 3) -> None:
+        super().__init__(
+            nn.Conv2d(count, 4**level, kernel, padding=kernel // 2) for level, count in enumerate(channels)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features as `Encoder` gives them, to the pixels of each cell in raster order."""
+        full, half, quarter = (pixel_shuffle(conv(features[level]), 2**level) for level, conv in enumerate(self))
+        return pixel_unshuffle(full + half + quarter, STRIDE)
+
+
+def make_head(
+    in_channels: int, width: int, out_channels: int, *, norm: bool, leak: float = 0.0, dropout: float = 0.0
+) -> nn.Sequential:
+    """A 3x3 convolution with activation and a 1x1 convolution without: `[B, in, h, w]` to `[B, out, h, w]`."""
+    block = ConvBlock(in_channels, width, norm=norm, leak=leak, dropout=dropout)
+    return nn.Sequential(block, nn.Conv2d(width, out_channels, 1))
+
+
+def check_encoder(widths: Sequence[int], norm: str) -> None:
+    """Raise ValueError for what `Encoder` does not take."""
+    if len(widths) != 8 or min(widths) < 1:
+        raise ValueError(f'widths must be eight positive channel counts, got {tuple(widths)}')
+    if norm not in NORMS:
+        raise ValueError(f'norm must be one of {NORMS}, got {norm!r}')
 
 
 Network = TypeVar('Network', bound=nn.Module)

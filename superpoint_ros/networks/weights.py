@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from superpoint_ros.networks.family import KeypointNetwork
+from superpoint_ros.networks.goodpoint import GoodPoint, GoodPointConfig
+from superpoint_ros.networks.kp2d import KP2D, KP2DConfig
 from superpoint_ros.networks.layers import fold_batch_norm
 from superpoint_ros.networks.superpoint import SuperPoint, SuperPointConfig
+from superpoint_ros.networks.unsuperpoint import UnsuperPoint, UnsuperPointConfig
 
 WEIGHTS_DIRECTORY = Path(__file__).resolve().parent.parent / 'weights'
 
-ARCHITECTURES: dict[str, tuple[type[SuperPoint], type[SuperPointConfig]]] = {
-    'superpoint': (SuperPoint, SuperPointConfig)
+ARCHITECTURES: dict[str, tuple[Callable[[Any], KeypointNetwork], type]] = {
+    SuperPoint.architecture: (SuperPoint, SuperPointConfig),
+    GoodPoint.architecture: (GoodPoint, GoodPointConfig),
+    UnsuperPoint.architecture: (UnsuperPoint, UnsuperPointConfig),
+    KP2D.architecture: (KP2D, KP2DConfig),
 }
 """Network and config class by the name under which a weights file asks for them."""
 
@@ -50,7 +57,7 @@ def resolve_weights(name_or_path: str | Path) -> Path:
     return path
 
 
-def load_network(name_or_path: str | Path, *, fold: bool = True) -> SuperPoint:
+def load_network(name_or_path: str | Path, *, fold: bool = True) -> KeypointNetwork:
     """Build the network a weights file describes and load it.
 
     Args:
@@ -72,7 +79,7 @@ def load_network(name_or_path: str | Path, *, fold: bool = True) -> SuperPoint:
     return fold_batch_norm(network) if fold else network
 
 
-def save_network(network: SuperPoint, path: str | Path, metadata: Mapping[str, str]) -> None:
+def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write a network and what is known of it, in half precision, whole or not at all.
 
     Args:
@@ -86,7 +93,7 @@ def save_network(network: SuperPoint, path: str | Path, metadata: Mapping[str, s
         for name, tensor in network.state_dict().items()
     }
     described = dict(metadata) | {
-        'architecture': 'superpoint',
+        'architecture': network.architecture,
         'config': json.dumps(dataclasses.asdict(network.config)),
     }
     partial = path.with_name(path.name + '.partial')
@@ -94,7 +101,7 @@ def save_network(network: SuperPoint, path: str | Path, metadata: Mapping[str, s
     partial.replace(path)
 
 
-def _read_safetensors(path: Path) -> SuperPoint:
+def _read_safetensors(path: Path) -> KeypointNetwork:
     try:
         with safe_open(path, framework='pt') as file:
             metadata = dict(file.metadata() or {})

@@ -50,6 +50,9 @@ class FrontendNode(LifecycleNode):
     all. Nodes of several cameras derive from it: what they have in common is here.
     """
 
+    _depth = 1
+    """Images of a camera that wait for the executor's thread."""
+
     def __init__(
         self,
         name: str = 'superpoint_frontend',
@@ -185,7 +188,7 @@ class FrontendNode(LifecycleNode):
     def _listen(self, index: int, channel: Channel) -> None:
         kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
         reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
-        newest = QoSProfile(depth=1, reliability=reliability)
+        newest = QoSProfile(depth=self._depth, reliability=reliability)
         any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         set_info, on_image = channel.optics.set_info, partial(self._on_image, index)
         self._infos.append(self.create_subscription(CameraInfo, f'{channel.prefix}camera_info', set_info, any_sender))
@@ -242,7 +245,10 @@ class FrontendNode(LifecycleNode):
         return response
 
     def _load(self, device: str | None) -> Detector:
-        return load_detector(self._values, device)
+        detector = load_detector(self._values, device)
+        if len(self._cameras) > 1:
+            detector.warm_up(self._values['warm_up_height'], self._values['warm_up_width'], len(self._cameras))
+        return detector
 
     def _not_configured(self, reason: str) -> TransitionCallbackReturn:
         self._problem = f'Not configured: {reason}'

@@ -104,6 +104,8 @@ class StereoPipeline(Pipeline):
 class StereoNode(FrontendNode):
     """A front-end for two cameras, whose images are paired by their stamps."""
 
+    _depth = 5  # an image lost to a moment's delay would cost its partner, too
+
     def __init__(self) -> None:
         super().__init__('superpoint_stereo', STEREO_PARAMETERS, ('left', 'right'))
         self._pairing: Pairing | None = None

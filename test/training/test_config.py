@@ -20,6 +20,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
         (SuperPointTraining, 'superpoint'),
         (SuperPointTraining, 'superpoint_small'),
         (SuperPointTraining, 'fine_tune'),
+        (MagicPointTraining, 'comparison/magicpoint'),
+        (SuperPointTraining, 'comparison/superpoint'),
     ],
 )
 def test_shipped_configurations_load(kind, name):

@@ -159,6 +159,17 @@ def test_repeatability_against_brute_force():
     assert actual == pytest.approx(-64 * np.mean(worth), rel=1e-3)
 
 
+def test_repeatability_looks_at_the_right_place_under_autocast():
+    """Half a pixel beside the other picture's keypoint, where bfloat16 knows whole pixels only."""
+    first, second = sure_of((150, 150), rows=20, columns=20), sure_of((155, 147), rows=20, columns=20)
+    homography = torch.tensor([[[1.0, 0, 5.5], [0, 1, -2.5], [0, 0, 1]]])
+    everywhere = torch.ones(1, 20, 20, dtype=torch.bool)
+    expected = repeatability_loss(first, second, homography, everywhere, everywhere).item()
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = repeatability_loss(first, second, homography, everywhere, everywhere).item()
+    assert actual == pytest.approx(expected, rel=0.02)  # the blur is a convolution, in bfloat16
+
+
 def test_following_the_repeatability_loss_finds_the_other_pictures_keypoints():
     second = sure_of((16, 8), (8, 20))
     logits = torch.zeros(1, 65, 3, 4, requires_grad=True)

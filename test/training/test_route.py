@@ -47,3 +47,17 @@ def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path):
     assert '2 steps of 2' in card
     assert load_network(package / 'mine.safetensors').metadata['data_terms'] == 'shapes; no terms'
     assert publish.main(['nowhere.safetensors', '--data', 'x', '--folder', str(package)]) == 1
+
+
+def test_the_card_of_a_recipe_without_labels_says_how_its_weights_were_made(tmp_path, pictures):
+    loop = {'steps': 2, 'batch_size': 2, 'workers': 0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, pairs={'size': 64})
+    weights, package = tmp_path / 'unsuperpoint.safetensors', tmp_path / 'package'
+    package.mkdir()
+    words = ['unsuperpoint', '--config', config, '--frames', str(pictures), '--out', str(weights), '--device', 'cpu']
+    assert train.main(words) == 0
+    assert publish.main([str(weights), '--data', 'blocks; no terms', '--folder', str(package)]) == 0
+    card = (package / 'unsuperpoint.md').read_text()
+    assert 'superpoint_training.train unsuperpoint --config config/training/unsuperpoint.yaml' in card
+    assert 'Network `unsuperpoint`' in card
+    assert '4 frames without labels' in card

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from superpoint_ros.keypoints import KeypointSettings, select_keypoints
-from superpoint_ros.networks import STRIDE, score_map
+from superpoint_ros.networks import STRIDE, CellNetwork, score_map
 from superpoint_training.failures import first_line, halved, out_of_memory
 from superpoint_training.homographies import HomographyConfig, rescaling, sample_homography
 
@@ -60,12 +60,20 @@ class Adaptation:
     on which other frames are labelled, nor by how many processes.
 
     Args:
-        network: gives logits as `SuperPoint` does; on `device`.
+        network: gives logits as `SuperPoint` or `GoodPoint` does; on `device`.
         config: views and scales.
         device: where to compute.
+
+    Raises:
+        ValueError: the network has a keypoint in every cell instead.
     """
 
     def __init__(self, network: nn.Module, config: LabelConfig, device: torch.device) -> None:
+        if isinstance(network, CellNetwork):
+            raise ValueError(
+                f'labels are averages of a score map, which {network.architecture} does not have: take weights of '
+                'superpoint or goodpoint'
+            )
         self._network, self._config, self._device = network, config, device
         self._at_once = config.at_once
 

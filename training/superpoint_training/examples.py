@@ -122,6 +122,24 @@ class LabelledFrames:
         return DrawnPicture(self.frames[index], self.labels.by_name[self.frames.names[index]], True)
 
 
+class PlainFrames:
+    """Frames without labels, as a source of pairs.
+
+    Args:
+        frames: of any sizes.
+    """
+
+    def __init__(self, frames: NamedFrames) -> None:
+        self.frames = frames
+
+    def __repr__(self) -> str:
+        return f'{len(self.frames.names)} frames without labels'
+
+    def draw(self, rng: np.random.Generator) -> DrawnPicture:
+        """A frame by lot."""
+        return DrawnPicture(self.frames[int(rng.integers(len(self.frames.names)))], np.zeros((0, 2)), True)
+
+
 @dataclass(frozen=True)
 class RenderedShapes:
     """Synthetic Shapes as a source of pairs: sharp corners, for the detector alone.

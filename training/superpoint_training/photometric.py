@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,8 @@ class PhotometricConfig:
         shade: smallest and largest strength of soft dark or bright ellipses.
         motion_blur: longest blur, pixels.
         probability: of each single change.
+        least_variance: share of the picture's variance that a change must leave, or it is not made; GoodPoint's test
+            is 0.1, and 0 leaves it out.
     """
 
     brightness: float = 50
@@ -29,33 +32,58 @@ class PhotometricConfig:
     shade: tuple[float, float] = (-0.5, 0.5)
     motion_blur: int = 3
     probability: float = 0.5
+    least_variance: float = 0.0
+
+
+Change = Callable[[np.random.Generator, np.ndarray, PhotometricConfig], np.ndarray]
 
 
 def augment(rng: np.random.Generator, image: np.ndarray, config: PhotometricConfig) -> np.ndarray:
-    """Apply a random subset of the changes to a grey picture `[H, W]` uint8; returns a new one of the same kind."""
-
-    def wanted() -> bool:
-        return rng.random() < config.probability
-
+    """Apply a random subset of the six changes to a grey picture `[H, W]` uint8; returns a new one of the same kind."""
     pixels = image.astype(np.float32)
-    if wanted():
-        pixels *= _shade(rng, pixels.shape, config.shade)
-    if wanted():
-        mean = pixels.mean()
-        pixels = (pixels - mean) * np.float32(rng.uniform(*config.contrast)) + mean
-    if wanted():
-        pixels += np.float32(rng.uniform(-config.brightness, config.brightness))
-    if wanted() and config.motion_blur > 1:
-        pixels = np.asarray(cv2.filter2D(pixels, -1, _motion_kernel(rng, config.motion_blur)), np.float32)
-    if wanted():
-        grain = rng.standard_normal(pixels.shape, np.float32)
-        pixels += grain * np.float32(rng.uniform(0, config.noise))
-    if wanted():
-        share = rng.uniform(0, config.speckle)
-        count = int(share * pixels.size)
-        rows, columns = rng.integers(pixels.shape[0], size=count), rng.integers(pixels.shape[1], size=count)
-        pixels[rows, columns] = rng.choice(np.array([0, 255], np.float32), count)
+    least = config.least_variance * pixels.var()
+    for change in CHANGES:
+        if rng.random() < config.probability:
+            changed = change(rng, pixels, config)
+            if not config.least_variance or np.clip(changed, 0, 255).var() >= least:
+                pixels = changed
     return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _shaded(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    return np.asarray(pixels * _shade(rng, pixels.shape, config.shade))
+
+
+def _contrasted(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    mean = pixels.mean()
+    return np.asarray((pixels - mean) * np.float32(rng.uniform(*config.contrast)) + mean)
+
+
+def _brightened(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    return np.asarray(pixels + np.float32(rng.uniform(-config.brightness, config.brightness)))
+
+
+def _motion_blurred(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    if config.motion_blur < 2:
+        return pixels
+    return np.asarray(cv2.filter2D(pixels, -1, _motion_kernel(rng, config.motion_blur)), np.float32)
+
+
+def _with_noise(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    grain = rng.standard_normal(pixels.shape, np.float32)
+    return np.asarray(pixels + grain * np.float32(rng.uniform(0, config.noise)))
+
+
+def _speckled(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    count = int(rng.uniform(0, config.speckle) * pixels.size)
+    rows, columns = rng.integers(pixels.shape[0], size=count), rng.integers(pixels.shape[1], size=count)
+    speckled = pixels.copy()
+    speckled[rows, columns] = rng.choice(np.array([0, 255], np.float32), count)
+    return speckled
+
+
+CHANGES: tuple[Change, ...] = (_shaded, _contrasted, _brightened, _motion_blurred, _with_noise, _speckled)
+"""In the order in which they are made."""
 
 
 def _shade(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, load_network, resolve_weights, save_network
+from superpoint_training.recipes import RECIPES
 from superpoint_training.report import summary_tables
 
 CARD = """# {name}
 
-{parameters:,} parameters, descriptors of {dimension} values, {size:.2f} MB (half precision). Network:
+{parameters:,} parameters, descriptors of {dimension} values, {size:.2f} MB (half precision). Network `{architecture}`:
 `{config}`.
 
 | | |
@@ -33,7 +34,7 @@ CARD = """# {name}
 | seed | {seed} |
 | losses at the end | {losses} |
 
-Made by `{command}`; the stages before it are listed in `training/superpoint_training/route.py`.
+Made by {command}.
 
 {evaluations}
 ## What the figures do not say
@@ -48,6 +49,16 @@ def evaluation_section(results: dict[str, Any], weights: Path, name: str) -> str
     rows = {name if Path(key).name == weights.name else key: value for key, value in results['detectors'].items()}
     tables = '\n\n'.join(table.markdown() for table in summary_tables(results | {'detectors': rows}))
     return f'## Figures, `{results["protocol"]}`\n\n{tables}\n'
+
+
+def _command(name: str, recipe: str) -> str:
+    if recipe in RECIPES and not RECIPES[recipe].needs_labels:
+        files = f'--config config/training/{name}.yaml --frames PICTURES --out {name}.safetensors'
+        return f'`python -m superpoint_training.train {recipe} {files}`'
+    return (
+        '`python -m superpoint_training.route --frames PICTURES --runs runs`; the stages before it are listed in '
+        '`training/superpoint_training/route.py`'
+    )
 
 
 def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> Path:
@@ -68,14 +79,15 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
             dimension=network.config.descriptor_dim,
             size=(folder / weights.name).stat().st_size / 1e6,
             config=about['config'],
-            recipe=f'SuperPoint, {about["recipe"]} training',
+            architecture=network.architecture,
+            recipe=about['recipe'],
             data=data,
             labels=about['data'],
             schedule=about['schedule'],
             hardware=f'{about["hardware"]}, PyTorch {torch.__version__.partition("+")[0]}',
             seed=about['seed'],
             losses=about['losses'],
-            command='python -m superpoint_training.route --frames PICTURES --runs runs',
+            command=_command(name, about['recipe']),
             evaluations='\n'.join(evaluations),
         )
     )

@@ -1,4 +1,4 @@
-"""`train`: one training of a network, resumable; MagicPoint on shapes, or a recipe on labelled frames."""
+"""`train`: one training of a network, resumable; MagicPoint on shapes, or a recipe on frames."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from superpoint_ros.networks import SuperPoint, WeightsError, load_network, save_network
+from superpoint_ros.networks import KeypointNetwork, WeightsError, load_network, save_network
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
-from superpoint_training.examples import LabelledFrames, batches
+from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames, batches
 from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels
@@ -29,7 +29,7 @@ from superpoint_training.recipes.losses import constant_prediction_loss
 def train_recipe(
     recipe: Recipe,
     network: nn.Module,
-    sources: Mapping[str, LabelledFrames],
+    sources: Mapping[str, PairSource],
     config: Any,
     checkpoint: Path,
     *,
@@ -44,7 +44,7 @@ def train_recipe(
     Args:
         recipe: of `RECIPES`.
         network: trained in place; the result is the outcome's network.
-        sources: labelled frames by the names that the configuration's mix knows.
+        sources: frames, labelled if the recipe needs it, by the names that the configuration's mix knows.
         config: of the recipe's kind; `config/training/fine_tune.yaml` is for shipped weights and a robot's frames.
         checkpoint, world, validate, minutes, logs, describe: see `loop.train`, also for what is raised.
     """
@@ -64,10 +64,29 @@ def train_recipe(
     )
 
 
-def start_from(network: nn.Module, weights: str) -> str:
-    """Give a network the values of stored weights wherever name and shape agree; says how many did."""
+def load_start(weights: str, recipe: Recipe) -> KeypointNetwork:
+    """Weights to train on from, BatchNorm and all.
+
+    Raises:
+        WeightsError: they can't be read, or are of another network than the recipe trains.
+    """
+    network = load_network(weights, fold=False)
+    if network.architecture != recipe.architecture:
+        raise WeightsError(
+            f"'{weights}' are weights of {network.architecture}, and this recipe trains {recipe.architecture}: begin "
+            f'with weights of {recipe.architecture}, or with fresh ones'
+        )
+    return network
+
+
+def start_from(network: KeypointNetwork, weights: str, recipe: Recipe) -> str:
+    """Give a network the values of stored weights wherever name and shape agree; says how many did.
+
+    Raises:
+        WeightsError: see `load_start`.
+    """
     own = network.state_dict()
-    given = load_network(weights, fold=False).state_dict()
+    given = load_start(weights, recipe).state_dict()
     fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     network.load_state_dict(own | fitting)
     return f'{len(fitting)} of {len(own)} tensors start from {weights}'
@@ -100,27 +119,39 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
     options = parser.parse_args(arguments)
-    if options.recipe in RECIPES and not (options.frames and options.labels):
-        parser.error(f'{options.recipe} needs --frames and --labels')
+    if options.recipe in RECIPES:
+        labels = RECIPES[options.recipe].needs_labels
+        if not options.frames or (labels and not options.labels):
+            parser.error(f'{options.recipe} needs --frames{" and --labels" * labels}')
+        if options.labels and not labels:
+            parser.error(f'{options.recipe} trains without labels: leave out --labels')
     return options
+
+
+def _frames(options: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, PairSource]:
+    if options.recipe not in RECIPES:
+        return {}
+    frames = Frames(options.frames)
+    if not recipe.needs_labels:
+        return {'frames': PlainFrames(frames)}
+    labels = Labels.load(options.labels)
+    source = LabelledFrames(frames, labels)
+    if world.first:
+        blind = constant_prediction_loss(labels.density, frames[0].size // 64)
+        print(f'{source!r}; a prediction blind to the picture has a detector loss of about {blind:.3f}')
+    return {'frames': source}
 
 
 def run(options: argparse.Namespace, world: World) -> bool:
     """Train for as long as asked and write the weights; true when the schedule is over."""
     recipe = RECIPES.get(options.recipe, MAGICPOINT)
     config: Any = load_config(recipe.config, options.config, options.set)
-    sources, data = dict[str, LabelledFrames](), 'Synthetic Shapes'
-    if options.recipe in RECIPES:
-        frames, labels = Frames(options.frames), Labels.load(options.labels)
-        sources['frames'] = LabelledFrames(frames, labels)
-        data = repr(sources['frames'])
-        if world.first:
-            blind = constant_prediction_loss(labels.density, frames[0].size // 64)
-            print(f'{data}; a prediction blind to the picture has a detector loss of about {blind:.3f}')
+    sources = _frames(options, recipe, world)
+    data = repr(sources['frames']) if sources else 'Synthetic Shapes'
     torch.manual_seed(config.seed)
     network = recipe.build_network(config)
     if options.start:
-        started = start_from(network, options.start)
+        started = start_from(network, options.start, recipe)
         if world.first:
             print(started)
     outcome = train_recipe(
@@ -136,7 +167,7 @@ def run(options: argparse.Namespace, world: World) -> bool:
     )
     if world.first:
         about = {'recipe': options.recipe, 'data': data} | describe_run(outcome, config, world)
-        assert isinstance(outcome.network, SuperPoint)
+        assert isinstance(outcome.network, KeypointNetwork)
         save_network(outcome.network, options.out, about)
         minutes, losses = outcome.seconds / 60, about['losses']
         print(f'{options.out}: step {outcome.steps} of {config.loop.steps}, {minutes:.1f} min, {losses}')

@@ -50,7 +50,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='go on with the run that was stopped')
     parser.add_argument('--force', action='store_true', help='write the weights even if they are not better')
     parser.add_argument(  # not --start, which torchrun would take for its --start-method
-        '--from', dest='start', default='superpoint', metavar='WEIGHTS', help="name or file; 'none' for fresh ones"
+        '--from',
+        dest='start',
+        metavar='WEIGHTS',
+        help="name or file; 'none' for fresh ones; default: the shipped ones of the recipe's name",
     )
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
@@ -72,7 +75,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
-    parser.add_argument('--config', type=Path, help="the recipe's YAML; default: config/training/fine_tune.yaml")
+    parser.add_argument(
+        '--config', type=Path, help="the recipe's YAML; default: that for fine-tuning in config/training"
+    )
     for name, what in (
         ('set', 'the recipe'), ('harvest', 'the choice of frames'), ('labels', 'the labels'), ('proof', 'the proof'),
     ):  # fmt: skip
@@ -84,6 +89,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error('--out is needed: where to write the weights')
     if options.out is not None and options.out.suffix != '.safetensors':
         parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")
+    if options.rounds > 1 and not RECIPES[options.recipe].needs_labels:
+        parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
     if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
     if not 0 < options.blend <= 1:
@@ -98,15 +105,17 @@ def make_request(options: argparse.Namespace) -> Request:
         ConfigError: a setting is unknown or makes no sense.
     """
     config = share_directory() / 'config' / 'training'
+    start = options.start or options.recipe
+    fine_tune = 'fine_tune.yaml' if options.recipe == 'superpoint' else f'fine_tune_{options.recipe}.yaml'
     defaults = os.devnull
     return Request(
         recordings=options.bag,
         topics=options.topic,
         out=options.out,
-        start=options.start,
-        labeller='superpoint' if options.start == 'none' else options.start,
+        start=start,
+        labeller='superpoint' if start == 'none' else start,
         recipe=options.recipe,
-        training=load_config(RECIPES[options.recipe].config, options.config or config / 'fine_tune.yaml', options.set),
+        training=load_config(RECIPES[options.recipe].config, options.config or config / fine_tune, options.set),
         harvest=load_config(HarvestConfig, defaults, options.harvest),
         labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
         proof=load_config(ProofConfig, defaults, options.proof),

@@ -1,4 +1,4 @@
-"""The losses of SuperPoint's two trainings, as functions of tensors alone.
+"""Losses of SuperPoint's two trainings, some of which other papers' share, as functions of tensors alone.
 
 Each is a mean over pairs (or pictures) of what each comes to on its own, so that the loss of a batch is the mean of
 the losses of its parts, however it is cut.
@@ -24,10 +24,10 @@ def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
     Returns:
         mean over the pictures of the mean over a picture's valid cells; 0 for one that has none.
     """
-    return _mean_of_means(cross_entropy(logits.float(), cells, reduction='none'), valid)
+    return mean_of_means(cross_entropy(logits.float(), cells, reduction='none'), valid)
 
 
-def _mean_of_means(values: Tensor, valid: Tensor) -> Tensor:
+def mean_of_means(values: Tensor, valid: Tensor) -> Tensor:
     """The mean over the first axis of the mean over the others, of which only the valid count."""
     per_example = (values * valid).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
     return per_example.mean()
@@ -66,7 +66,7 @@ def repeatability_loss(
         found = _blurred(score_map(other_logits), sigma)
         found, shared = _seen_through(found, other_valid, homography)
         shared &= _by_pixel(valid)
-    return -_mean_of_means(own * (found - price), shared) * STRIDE**2
+    return -mean_of_means(own * (found - price), shared) * STRIDE**2
 
 
 def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
@@ -75,7 +75,7 @@ def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, device=probabilities.device, dtype=probabilities.dtype)
     profile = torch.exp(-(offsets**2) / (2 * sigma**2))
     down = conv2d(probabilities[:, None], profile[None, None, :, None], padding=(reach, 0))
-    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].clamp(max=1)
+    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].float().clamp(max=1)
 
 
 def _by_pixel(cells: Tensor) -> Tensor:
@@ -90,7 +90,8 @@ def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tens
         torch.arange(height, device=map_.device), torch.arange(width, device=map_.device), indexing='ij'
     )
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).to(map_.dtype)
-    moved = torch.einsum('bij,hwj->bhwi', homography.to(map_.dtype), pixels)
+    # Not a matrix product: autocast would make bfloat16 of it, which is most of a pixel off at 150.
+    moved = (homography.to(map_.dtype)[:, None, None] * pixels[..., None, :]).sum(dim=-1)
     grid = (moved[..., :2] / moved[..., 2:] + 0.5) / map_.new_tensor([width, height]) * 2 - 1
     seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999
@@ -137,11 +138,19 @@ def dense_hinge_loss(
     together = torch.cdist(centres_in_second.float(), centres.float()[None]) <= STRIDE
     a, b = (normalize(d.float(), dim=1).flatten(2) for d in (first, second))
     similarity = (a.transpose(1, 2) @ b).relu()
-    pull = positive_weight * together * (positive_margin - similarity).relu()
-    push = ~together * (similarity - negative_margin).relu()
+    hinges = hinge(similarity, together, positive_weight, positive_margin, negative_margin)
     counted = valid[:, None, :].expand_as(similarity)
     # Multiplied up so that the loss weighs about as much as the detector's; pairs outnumber cells by h * w.
-    return _mean_of_means(pull + push, counted) * (rows * columns)
+    return mean_of_means(hinges, counted) * (rows * columns)
+
+
+def hinge(
+    similarity: Tensor, together: Tensor, positive_weight: float, positive_margin: float, negative_margin: float
+) -> Tensor:
+    """`lambda_d * s * max(0, m_p - d.d') + (1 - s) * max(0, d.d' - m_n)` elementwise (SuperPoint, equation 6)."""
+    pull = positive_weight * together * (positive_margin - similarity).relu()
+    push = ~together * (similarity - negative_margin).relu()
+    return pull + push
 
 
 def info_nce_loss(
@@ -175,4 +184,4 @@ def info_nce_loss(
     both = cross_entropy(logits.transpose(1, 2), target, reduction='none') + cross_entropy(
         logits, target, reduction='none'
     )
-    return _mean_of_means(both / 2, valid)
+    return mean_of_means(both / 2, valid)

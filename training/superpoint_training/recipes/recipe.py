@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torch.utils.data import Dataset
 
+from superpoint_ros.networks import KeypointNetwork
 from superpoint_training.accumulation import ComputeLosses
-from superpoint_training.examples import Example, LabelledFrames
+from superpoint_training.examples import Example, PairSource
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,13 @@ class Recipe:
             function of the seed and i alone.
         make_losses: from the settings, the function from a network and a batch to named losses: each a mean over
             the batch's examples, the one to minimise under `total`.
+        architecture: of the network, as in the metadata of weights.
+        needs_labels: whether frames must be labelled, or each serves as it is.
     """
 
     config: type
-    build_network: Callable[[Any], nn.Module]
-    make_examples: Callable[[Any, Mapping[str, LabelledFrames]], Dataset[Example]]
+    build_network: Callable[[Any], KeypointNetwork]
+    make_examples: Callable[[Any, Mapping[str, PairSource]], Dataset[Example]]
     make_losses: Callable[[Any], ComputeLosses]
+    architecture: str
+    needs_labels: bool = True

@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at
-from superpoint_training.examples import (
-    LabelledFrames,
-    PairExamples,
-    PairsConfig,
-    RenderedShapes,
-    ShapeExamples,
-    ShapesConfig,
-)
+from superpoint_training.examples import PairsConfig, PairSource, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss, repeatability_loss
+from superpoint_training.recipes.pairs import images, pair_examples
 from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
@@ -74,20 +68,15 @@ class SuperPointTraining:
             raise ValueError(f'descriptor_loss must be one of {DESCRIPTOR_LOSSES}, got {self.descriptor_loss!r}')
 
 
-def _images(batch: dict[str, Tensor], *names: str) -> Tensor:
-    stacked = torch.cat([batch[name] for name in names])
-    return (stacked.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
 def magicpoint_losses(network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The detector's cross-entropy on a batch of `ShapeExamples`."""
-    logits, _ = network(_images(batch, 'image'))
+    logits, _ = network(images(batch, 'image'))
     return {'total': detector_loss(logits, batch['cells'], batch['valid'])}
 
 
 def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: SuperPointTraining) -> dict[str, Tensor]:
     """Equation 1 of the paper on a batch of `PairExamples`: both detector losses and the descriptor loss."""
-    logits, descriptors = network(_images(batch, 'image_a', 'image_b'))
+    logits, descriptors = network(images(batch, 'image_a', 'image_b'))
     cells, valid = (torch.cat([batch[f'{kind}_a'], batch[f'{kind}_b']]) for kind in ('cells', 'valid'))
     detector = detector_loss(logits, cells, valid)
     first, second = descriptors.chunk(2)
@@ -119,22 +108,8 @@ def _repeatability(logits: Tensor, batch: dict[str, Tensor], config: SuperPointT
     return (forth + back) / 2
 
 
-def _shape_examples(config: MagicPointTraining, _sources: Mapping[str, LabelledFrames]) -> ShapeExamples:
+def _shape_examples(config: MagicPointTraining, _sources: Mapping[str, PairSource]) -> ShapeExamples:
     return ShapeExamples(config.shapes, config.seed)
-
-
-def pair_examples(config: SuperPointTraining, sources: Mapping[str, LabelledFrames]) -> PairExamples:
-    """Pairs from the sources in the shares of `config.mix`.
-
-    Raises:
-        ValueError: the mix does not name a source, or names none that is there.
-    """
-    missing = sorted(set(sources) - set(config.mix))
-    if missing:
-        raise ValueError(f'the mix of the configuration gives no weight to {", ".join(missing)}')
-    there = {'shapes': RenderedShapes(config.pairs.size * 3 // 2)} | dict(sources)
-    mixed = [(there[name], weight) for name, weight in config.mix.items() if name in there and weight > 0]
-    return PairExamples(mixed, config.pairs, config.seed)
 
 
 MAGICPOINT = Recipe(
@@ -142,10 +117,12 @@ MAGICPOINT = Recipe(
     build_network=lambda config: SuperPoint(config.network),
     make_examples=_shape_examples,
     make_losses=lambda config: magicpoint_losses,
+    architecture=SuperPoint.architecture,
 )
 SUPERPOINT = Recipe(
     config=SuperPointTraining,
     build_network=lambda config: SuperPoint(config.network),
     make_examples=pair_examples,
     make_losses=lambda config: partial(superpoint_losses, config=config),
+    architecture=SuperPoint.architecture,
 )

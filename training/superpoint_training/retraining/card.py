@@ -16,6 +16,12 @@ MEASURES = {
 }  # fmt: skip
 
 
+def describe_labels(round_: Mapping[str, Any]) -> str:
+    """How many labels a round of training had, in words."""
+    density = round_['labels']
+    return 'without labels' if density is None else f'with {density:.0f} labels a frame'
+
+
 def write_card(results: Mapping[str, Any], path: Path) -> None:
     """Data with hashes, how it was trained, all figures and the verdict, as Markdown.
 
@@ -43,8 +49,8 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
     lines += ['', '## Data', '', to_markdown(results['harvest']), '## Training', '']
     for index, each in enumerate(results['rounds'], 1):
         lines.append(
-            f'- Round {index}: {each["steps"]} steps, {each["seconds"] / 60:.1f} minutes, {each["labels"]:.0f} labels '
-            f'a frame, losses {each["losses"]}'
+            f'- Round {index}: {each["steps"]} steps, {each["seconds"] / 60:.1f} minutes, {describe_labels(each)}, '
+            f'losses {each["losses"]}'
         )
     lines += [f'- {key}: `{value}`' for key, value in results['settings'].items()]
     lines += [f'- {results["machine"]}; ' + ', '.join(f'{k} {v}' for k, v in results['versions'].items() if v)]

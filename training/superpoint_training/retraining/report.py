@@ -21,6 +21,7 @@ from superpoint_training.report import (
 )
 from superpoint_training.report.blocks import number
 from superpoint_training.report.differences import EXPLANATION, difference_plots
+from superpoint_training.retraining.card import describe_labels
 from superpoint_training.retraining.proof import AFTER, BEFORE, Draw
 
 DRAWN = 3
@@ -91,7 +92,7 @@ def _training(rounds: list[Mapping[str, Any]]) -> list[Block]:
         title = f'Round {index}: ' if len(rounds) > 1 else ''
         blocks.append(Text(
             f'{title}{each["steps"]} steps in {each["seconds"] / 60:.1f} minutes; the weights are those of step '
-            f'{each["step"]}, with {each["labels"]:.0f} labels a frame.'
+            f'{each["step"]}, trained {describe_labels(each)}.'
         ))  # fmt: skip
         plots = []
         for beginning, name in (('loss/', 'Losses'), ('validation/', 'Validation on held-out frames')):

@@ -21,7 +21,7 @@ from superpoint_training.distributed import World
 from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.evaluation.results import finite, header
 from superpoint_training.evaluation.results import write as write_results
-from superpoint_training.examples import LabelledFrames
+from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.harvest import Harvest, HarvestConfig, harvest, plan_harvest, survey_share
@@ -34,7 +34,7 @@ from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.workspace import Workspace
-from superpoint_training.train import describe_run, train_recipe
+from superpoint_training.train import describe_run, load_start, train_recipe
 
 VALIDATION_FRAMES = 16
 
@@ -172,7 +172,7 @@ def _start_network(request: Request) -> nn.Module:
     if request.start == 'none':
         torch.manual_seed(request.training.seed)
         return RECIPES[request.recipe].build_network(request.training)
-    return load_network(request.start, fold=False).requires_grad_(True)
+    return load_start(request.start, RECIPES[request.recipe]).requires_grad_(True)
 
 
 def _material(request: Request, frames: Harvest, held_out: Frames) -> proof.Material:
@@ -194,11 +194,16 @@ def _round(
     request: Request, work: Workspace, world: World, number: int, network: nn.Module, labeller: nn.Module,
     train: Frames, held_out: Frames, general: Frames,
 ) -> tuple[Outcome | None, dict[str, Any]]:  # fmt: skip
-    """Label the frames and train on them; None if it was stopped while labelling."""
-    sources = {}
+    """Label the frames, if the recipe needs it, and train on them; None if it was stopped while labelling."""
+    recipe, config = RECIPES[request.recipe], request.training
+    sources: dict[str, PairSource] = {}
+    density = None
     surer = replace(request.labels, threshold=request.general_threshold)
     for name, recorded, how in (('robot', train, request.labels), ('general', general, surer)):
         pictures = Shrunk(recorded, request.short_side)
+        if not recipe.needs_labels:
+            sources[name] = PlainFrames(pictures)
+            continue
         labels, complete = label_frames(
             labeller, pictures, how, work.labels(name, number), world=world, seed=number,
             describe=f'label {name} frames',
@@ -206,7 +211,7 @@ def _round(
         if not complete:
             return None, {}
         sources[name] = LabelledFrames(pictures, labels)
-    recipe, config = RECIPES[request.recipe], request.training
+        density = labels.density if name == 'robot' else density
     steps = _steps(request, work, world, number, network, sources)
     loop = replace(config.loop, steps=steps, warm_up=min(config.loop.warm_up, steps // 5))
     protocol = PROTOCOLS[request.protocol]
@@ -224,11 +229,11 @@ def _round(
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
     )
-    return outcome, {'labels': sources['robot'].labels.density}
+    return outcome, {'labels': density}
 
 
 def _steps(
-    request: Request, work: Workspace, world: World, number: int, network: nn.Module, sources: dict[str, LabelledFrames]
+    request: Request, work: Workspace, world: World, number: int, network: nn.Module, sources: dict[str, PairSource]
 ) -> int:
     """How many steps this round has: decided once, by the speed of this machine, and remembered."""
     key = f'steps_of_round_{number}'
@@ -281,24 +286,28 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     found = plan_harvest(request.recordings, request.topics, request.harvest, work.frames)
     train = min(found.images, request.harvest.train_frames)
     general = general_frames(request.general, request.general_limit)
-    labeller = load_network(request.labeller)
+    recipe = RECIPES[request.recipe]
     few = Shrunk(Frames(general.root, 2), request.short_side)
-    label = schedule.seconds_a_label(labeller, few, request.labels, world)
-    labels, _ = label_frames(labeller, few, replace(request.labels, views=2), work.labels('plan', 0), world=world)
-    work.labels('plan', 0).unlink()
-    sources = {name: LabelledFrames(few, labels) for name in ('robot', 'general')}
-    step = schedule.seconds_a_step(RECIPES[request.recipe], _start_network(request), sources, request.training, world)
+    source: PairSource = PlainFrames(few)
+    labelled, described = 0.0, f'none, {request.recipe} trains without'
+    if recipe.needs_labels:
+        labeller = load_network(request.labeller)
+        labelled = (train + len(general)) * schedule.seconds_a_label(labeller, few, request.labels, world)
+        labels, _ = label_frames(labeller, few, replace(request.labels, views=2), work.labels('plan', 0), world=world)
+        work.labels('plan', 0).unlink()
+        source = LabelledFrames(few, labels)
+        described = (
+            f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
+        )
+    sources = dict.fromkeys(('robot', 'general'), source)
+    step = schedule.seconds_a_step(recipe, _start_network(request), sources, request.training, world)
     steps = schedule.fit_steps(request.training.loop.steps, step, request.minutes)
-    labelled = (train + len(general)) * label
     total = found.seconds + request.rounds * (labelled + steps * step)
     harvested = 'are in the cache' if found.is_cached else f'to read and measure, {_duration(found.seconds)}'
     disk = found.cache_bytes * (not found.is_cached) + 100_000_000
     return [
         ('frames', f'{found.images} images {harvested}; up to {train} to train on'),
-        (
-            'labels',
-            f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}',
-        ),
+        ('labels', described),
         ('training', f'{steps} steps of {request.training.loop.batch_size} a round, {_duration(steps * step)}'),
         ('rounds', str(request.rounds)),
         ('in all', f'{_duration(total)} on {world.device}, and some minutes for the proof'),

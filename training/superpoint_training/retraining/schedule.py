@@ -15,7 +15,7 @@ from torch import nn
 from superpoint_training.accumulation import Accumulator
 from superpoint_training.adaptation import Adaptation, LabelConfig
 from superpoint_training.distributed import World
-from superpoint_training.examples import LabelledFrames, batches
+from superpoint_training.examples import PairSource, batches
 from superpoint_training.labels import NamedFrames
 from superpoint_training.recipes import Recipe
 
@@ -24,7 +24,7 @@ FEWEST_STEPS = 20
 
 
 def seconds_a_step(
-    recipe: Recipe, network: nn.Module, sources: Mapping[str, LabelledFrames], config: Any, world: World
+    recipe: Recipe, network: nn.Module, sources: Mapping[str, PairSource], config: Any, world: World
 ) -> float:
     """Time of a training step, forward and backward, on copies: nothing is trained."""
     trial = copy.deepcopy(network).to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ from superpoint_ros.networks import SuperPoint
 from superpoint_ros.stopwatch import Stopwatch
 
 
-class Baseline:
+class Plain:
     """Detects and matches; `settings.subpixel` and `settings.spread` are not used."""
 
     def __init__(self, network: SuperPoint, settings: KeypointSettings) -> None:

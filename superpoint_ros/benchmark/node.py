@@ -1,0 +1,218 @@
+"""The front-end node as a robot meets it: a camera in another process, features received in this one."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, PointCloud2
+
+from superpoint_ros.benchmark.meter import Meter
+from superpoint_ros.benchmark.pictures import SIZE
+from superpoint_ros.benchmark.stages import percentiles
+from superpoint_ros.demo.processes import Process, ProcessError
+from superpoint_ros.nodes.middleware import fast_dds_environment
+
+START_SECONDS = 120.0
+SETTLE_SECONDS = 5.0
+"""At the start of each rate, not counted: caches fill, clocks and allocators settle."""
+DRAIN_SECONDS = 1.0
+CALIBRATION = """\
+image_width: {width}
+image_height: {height}
+camera_name: camera
+distortion_model: plumb_bob
+distortion_coefficients: {{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}}
+camera_matrix: {{rows: 3, cols: 3, data: [585, 0, {x}, 0, 585, {y}, 0, 0, 1]}}
+rectification_matrix: {{rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}}
+projection_matrix: {{rows: 3, cols: 4, data: [585, 0, {x}, 0, 0, 585, {y}, 0, 0, 0, 1, 0]}}
+"""
+
+
+def time_node(
+    pictures: Sequence[np.ndarray], weights: str, device: str, rates: Sequence[float], seconds: float, keypoints: int
+) -> dict[str, Any]:
+    """Run the node on a camera of each rate in turn, over DDS.
+
+    Args:
+        pictures: JPEG files as [K] uint8 arrays, shown again and again.
+        weights, device, keypoints: parameters of the node.
+        rates: images a second.
+        seconds: that are counted, of each rate.
+
+    Returns:
+        'rates', see `_figures`, and 'memory_growth_mb' of the node from the end of the first rate's settling to the
+        end of the last.
+
+    Raises:
+        ProcessError: the front-end or the camera ended, or the front-end did not listen in time.
+    """
+    os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
+    os.environ.update(fast_dds_environment())
+    with TemporaryDirectory() as name, _Receiver() as receiver:
+        folder = Path(name)
+        camera = _write_camera(folder, pictures)
+        arguments = _parameters(autostart='true', weights=weights, device=device, max_keypoints=str(keypoints))
+        with Process('superpoint_ros.nodes.frontend', arguments, folder / 'frontend.log') as frontend:
+            _wait_until_listening(receiver, frontend)
+            meter = Meter(frontend.pid)
+            runs = [_run(receiver, frontend, meter, camera, rate, seconds) for rate in rates]
+    figures = [_figures(run) for run in runs]
+    return {'rates': figures, 'memory_growth_mb': round(runs[-1].memory[-1] - runs[0].memory[0], 2)}
+
+
+@dataclass
+class _Measured:
+    """What happened at one rate: nanoseconds of the system's clock by stamp, CPU seconds and memory at both ends."""
+
+    rate: float
+    sent: dict[int, int] = field(default_factory=dict)
+    received: dict[int, int] = field(default_factory=dict)
+    memory: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    clock: list[float] = field(default_factory=list)
+
+
+def _figures(run: _Measured) -> dict[str, Any]:
+    """'rate' asked for, 'camera_hz' reached, 'images', 'dropped', 'latency_ms' from the stamp to the features'
+    arrival here, 'cpu_cores' that the node keeps busy on average, 'memory_mb' at the end."""
+    span = max(run.sent) - min(run.sent)
+    latencies = [(arrival - stamp) / 1e6 for stamp, arrival in run.received.items() if stamp in run.sent]
+    return {
+        'rate': run.rate,
+        'camera_hz': round((len(run.sent) - 1) / span * 1e9, 2),
+        'images': len(run.sent),
+        'dropped': len(run.sent) - len(latencies),
+        'latency_ms': percentiles(latencies) if latencies else None,
+        'cpu_cores': round((run.cpu[1] - run.cpu[0]) / (run.clock[1] - run.clock[0]), 3),
+        'memory_mb': round(run.memory[-1], 1),
+    }
+
+
+def _run(
+    receiver: _Receiver, frontend: Process, meter: Meter, camera: list[str], rate: float, seconds: float
+) -> _Measured:
+    """Measure one rate; images that are on their way at the end are waited for, and no others are counted."""
+    run = _Measured(rate)
+    arguments = [*camera, *_parameters(fps=str(float(rate)))[1:]]
+    with Process('superpoint_ros.nodes.replay', arguments, Path(frontend.log).with_name('camera.log')) as replay:
+        receiver.spin_until_first_image(replay)
+        receiver.spin(SETTLE_SECONDS)
+        began = time.time_ns()
+        _note(run, meter)
+        while time.time_ns() - began < seconds * 1e9:
+            receiver.spin(min(1.0, seconds))
+            frontend.require()
+            replay.require()
+        _note(run, meter)
+        ended = time.time_ns()
+        receiver.spin(DRAIN_SECONDS)
+    receiver.spin(DRAIN_SECONDS)
+    run.sent = {stamp: arrival for stamp, arrival in receiver.infos.items() if began <= stamp < ended}
+    run.received = {stamp: receiver.features[stamp] for stamp in run.sent if stamp in receiver.features}
+    receiver.forget()
+    return run
+
+
+def _note(run: _Measured, meter: Meter) -> None:
+    run.memory.append(meter.memory_mb())
+    run.cpu.append(meter.cpu_seconds())
+    run.clock.append(time.monotonic())
+
+
+def _write_camera(folder: Path, pictures: Sequence[np.ndarray]) -> list[str]:
+    """Write pictures and calibration; returns the arguments with which the replay node shows them."""
+    shown = folder / 'pictures'
+    shown.mkdir()
+    for number, picture in enumerate(pictures):
+        (shown / f'{number:04}.jpg').write_bytes(picture.tobytes())
+    width, height = SIZE
+    calibration = folder / 'camera.yaml'
+    calibration.write_text(CALIBRATION.format(width=width, height=height, x=(width - 1) / 2, y=(height - 1) / 2))
+    return _parameters(
+        input=str(shown), camera_info=str(calibration), loop='true', stamps='now', wait_for_subscribers='1'
+    )
+
+
+def _parameters(**values: str) -> list[str]:
+    return ['--ros-args', *(word for name, value in values.items() for word in ('-p', f'{name}:={value}'))]
+
+
+def _wait_until_listening(receiver: _Receiver, frontend: Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not receiver.node.count_subscribers('image'):
+        frontend.require()
+        if time.monotonic() > deadline:
+            raise ProcessError(f'The front-end did not listen after {START_SECONDS:.0f} s: see {frontend.log}.')
+        receiver.spin(0.1)
+
+
+class _Receiver:
+    """Notes when calibrations, one for each image, and features come.
+
+    Attributes:
+        infos, features: when each came, by its stamp; both in nanoseconds of the system's clock.
+    """
+
+    def __init__(self) -> None:
+        self.infos: dict[int, int] = {}
+        self.features: dict[int, int] = {}
+        self._context = Context()
+
+    def __enter__(self) -> _Receiver:
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node('superpoint_benchmark', context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        subscriptions = (
+            (CameraInfo, 'camera_info', _notes(self.infos)),
+            (PointCloud2, 'matches', lambda serialized: None),  # made only for those who listen
+            (PointCloud2, 'features', _notes(self.features)),
+        )
+        for kind, topic, note in subscriptions:
+            self.node.create_subscription(kind, topic, note, QoSProfile(depth=100), raw=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def spin(self, seconds: float) -> None:
+        """Receive for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def spin_until_first_image(self, camera: Process) -> None:
+        """Receive until the camera sends."""
+        while not self.infos:
+            camera.require()
+            self.spin(0.05)
+
+    def forget(self) -> None:
+        """All that came so far."""
+        self.infos.clear()
+        self.features.clear()
+
+
+def _notes(arrivals: dict[int, int]) -> Callable[[bytes], None]:
+    """A callback that notes under a serialised message's stamp when it came."""
+
+    def note(serialized: bytes) -> None:
+        order = '<' if serialized[1] & 1 else '>'  # 4 bytes say how the message is encoded; the stamp follows
+        seconds, nanoseconds = struct.unpack_from(f'{order}iI', serialized, 4)
+        arrivals[seconds * 1_000_000_000 + nanoseconds] = time.time_ns()
+
+    return note

@@ -1,0 +1,221 @@
+"""The whole way from pictures to features and their neighbours on one device, in one CUDA graph where that works."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import count, groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.networks import STRIDE
+from superpoint_ros.on_device import (
+    DeviceFeatures,
+    Neighbours,
+    allowed_pixels,
+    nearest_neighbours,
+    sample_descriptors,
+    select_cell_keypoints,
+    select_keypoints,
+)
+
+MOST_SESSIONS = 8
+"""Shapes and settings for which buffers and a graph are kept."""
+_COLUMNS = 6
+_ROW_BYTES = 4 * _COLUMNS
+
+
+class Found(NamedTuple):
+    """The features of one image, best first, and the most similar ones among those found before.
+
+    Arrays are the receiver's. Rows [N] are features.
+    """
+
+    keypoints: np.ndarray
+    """[N, 2] float32 (x, y), pixels."""
+    scores: np.ndarray
+    """[N] float32."""
+    descriptors: np.ndarray
+    """[N, D] float32, unit length."""
+    partner: np.ndarray
+    """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
+    similarity: np.ndarray
+    """[N] float32, their cosine."""
+    second: np.ndarray
+    """[N] float32, cosine with the second most similar; -inf where there is none."""
+    serial: int
+    """Number of these features."""
+    among: int
+    """Number of the earlier features; 0 where there are none."""
+
+
+class DevicePath(nn.Module):
+    """From bytes to features and their neighbours among those of the images before, without a look from the host."""
+
+    def __init__(self, maps: nn.Module, settings: KeypointSettings) -> None:
+        """maps: a `MapNetwork`."""
+        super().__init__()
+        self.maps = maps
+        self.settings = settings
+
+    def forward(self, images: Tensor, allowed: Tensor, earlier: DeviceFeatures) -> tuple[DeviceFeatures, Neighbours]:
+        """Images [B, H, W] uint8 of any size; allowed [B, H, W] bool, where keypoints may be; earlier: of B images."""
+        height, width = images.shape[1:]
+        # The last row and column again, up to whole cells: padding that makes no edge.
+        whole = pad(images[:, None].float(), (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
+        scores, descriptor_map, *offsets = self.maps(whole)
+        if offsets:
+            keypoints, best = select_cell_keypoints(scores, offsets[0], STRIDE, allowed, self.settings)
+        else:
+            # Cropped before suppression, so that nothing in the padding competes with the image.
+            keypoints, best = select_keypoints(scores[:, :height, :width], allowed, self.settings)
+        stride = whole.shape[2] // descriptor_map.shape[1]
+        features = DeviceFeatures(keypoints, best, sample_descriptors(descriptor_map, keypoints, stride))
+        return features, nearest_neighbours(features, earlier)
+
+
+class Session:
+    """Runs batches of one shape, each beside the batch before: fixed buffers, and on CUDA a graph that fills them.
+
+    Host and device meet twice: pictures go in from pinned memory, and one block of bytes comes back.
+
+    Attributes:
+        is_graph: whether it is one CUDA graph; elsewhere, and where capture failed, the same steps run one by one.
+    """
+
+    def __init__(self, path: DevicePath, batch: int, shape: tuple[int, int], dimension: int) -> None:
+        """shape: (height, width) of the images; dimension: of the descriptors."""
+        parameter = next(path.maps.parameters())
+        device, count = parameter.device, path.settings.max_keypoints
+        pinned = device.type == 'cuda'
+        size = _ROW_BYTES + dimension * parameter.element_size()
+        self._path, self._device, self._dtype = path, device, parameter.dtype
+        self._staging = torch.zeros(batch, *shape, dtype=torch.uint8, pin_memory=pinned)
+        self._staged_masks = torch.zeros(batch, *shape, dtype=torch.bool, pin_memory=pinned)
+        self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
+        self._images = torch.zeros_like(self._staging, device=device)
+        self._allowed = torch.zeros_like(self._staged_masks, device=device)
+        self._earlier = DeviceFeatures(
+            torch.zeros(batch, count, 2, device=device),
+            torch.zeros(batch, count, device=device),
+            torch.zeros(batch, count, dimension, device=device, dtype=parameter.dtype),
+        )
+        self._masks: list[np.ndarray | None] = []
+        self._set_masks([None] * batch)
+        self._graph = self._capture() if pinned else None
+
+    @property
+    def is_graph(self) -> bool:
+        return self._graph is not None
+
+    def run(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Images [H, W] uint8 and their masks, as many as the batch has.
+
+        Returns:
+            rows [B, K, 6] float32: x, y, score, partner, similarity, second, of which those with a score of 0 mean
+            nothing; descriptors [B, K, D] float32. The arrays are the caller's.
+        """
+        for row, image in enumerate(images):
+            self._staging[row].numpy()[...] = image
+        self._set_masks(masks)
+        with torch.inference_mode():
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                self._step()
+            if self._device.type == 'cuda':
+                torch.cuda.current_stream(self._device).synchronize()
+        answer = self._answer.numpy()
+        rows = np.ascontiguousarray(answer[..., :_ROW_BYTES]).view(np.float32)
+        described = self._answer[..., _ROW_BYTES:].contiguous().view(self._dtype)
+        return rows, described.float().numpy()
+
+    def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
+        """Bring them to the device unless they are those of last time, as a robot's always are."""
+        if len(self._masks) == len(masks) and all(map(_same, self._masks, masks)):
+            return
+        shape, border = (self._staging.shape[1], self._staging.shape[2]), self._path.settings.border
+        for row, mask in enumerate(masks):
+            self._staged_masks[row].numpy()[...] = allowed_pixels(shape, border, mask)
+        self._allowed.copy_(self._staged_masks)
+        self._masks = [None if mask is None else mask.copy() for mask in masks]
+
+    def _step(self) -> None:
+        self._images.copy_(self._staging, non_blocking=True)
+        features, neighbours = self._path(self._images, self._allowed, self._earlier)
+        for held, new in zip(self._earlier, features, strict=True):
+            held.copy_(new)
+        columns = features.keypoints, *(column[..., None].float() for column in (features.scores, *neighbours))
+        rows = torch.cat(columns, dim=-1).view(torch.uint8)
+        answer = torch.cat([rows, features.descriptors.contiguous().view(torch.uint8)], dim=-1)
+        self._answer.copy_(answer, non_blocking=True)
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """None where the driver, or an operation, does not allow it."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
+            with torch.inference_mode():
+                with torch.cuda.stream(stream):
+                    for _ in range(3):  # algorithms are chosen, memory is taken
+                        self._step()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=stream):
+                    self._step()
+        except RuntimeError as error:
+            torch.cuda.synchronize(self._device)  # raises if it is the device that failed
+            warnings.warn(f'no CUDA graph, so every step is started by itself: {error}', stacklevel=2)
+            return None
+        finally:
+            for tensor in self._earlier:  # what warmed up is nobody's neighbour
+                tensor.zero_()
+        return graph
+
+
+def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return np.array_equal(old, new)
+
+
+class Sessions:
+    """Finds features by sessions, one for each shape of batch and each setting that comes."""
+
+    def __init__(self, maps: nn.Module, dimension: int) -> None:
+        """maps: a `MapNetwork`, on its device; dimension: of its descriptors."""
+        self._maps = maps
+        self._dimension = dimension
+        self._sessions: dict[tuple[int, tuple[int, ...], KeypointSettings], tuple[Session, list[int]]] = {}
+        self._serials = count(1)
+
+    def find(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], settings: KeypointSettings
+    ) -> Iterator[Found]:
+        """Features of [H, W] uint8 images; those of one size that follow one another run as one batch.
+
+        The image at the same place of the last batch of that shape is the earlier one of each.
+        """
+        for shape, group in groupby(zip(images, masks, strict=True), key=lambda pair: pair[0].shape):
+            batch, its_masks = zip(*group, strict=True)
+            session, earlier = self._session(len(batch), shape, settings)
+            for place, (rows, descriptors) in enumerate(zip(*session.run(batch, its_masks), strict=True)):
+                serial, among = next(self._serials), earlier[place]
+                earlier[place] = serial
+                known = int(np.count_nonzero(rows[:, 2]))
+                rows, descriptors = rows[:known], descriptors[:known]
+                partner = rows[:, 3].astype(np.int32)
+                yield Found(rows[:, :2].copy(), rows[:, 2], descriptors, partner, rows[:, 4], rows[:, 5], serial, among)
+
+    def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:
+        key = batch, shape, settings
+        if key not in self._sessions:
+            if len(self._sessions) == MOST_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))
+            path = DevicePath(self._maps, settings)
+            self._sessions[key] = Session(path, batch, (shape[0], shape[1]), self._dimension), [0] * batch
+        return self._sessions[key]

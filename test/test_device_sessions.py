@@ -1,0 +1,135 @@
+"""The way that stays on a device, run on the CPU, against the way by maps; and on CUDA against the CPU in float32."""
+
+import numpy as np
+import pytest
+import torch
+
+from superpoint_ros.detector import Detector
+from superpoint_ros.device_sessions import Sessions
+from superpoint_ros.frontend import Frontend
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.networks import (
+    KP2D,
+    GoodPoint,
+    GoodPointConfig,
+    KP2DConfig,
+    UnsuperPoint,
+    UnsuperPointConfig,
+    load_network,
+)
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+NARROW = {'widths': (4, 4, 8, 8, 8, 8, 8, 8), 'head_width': 8, 'descriptor_dim': 16}
+
+
+def make_network(name):
+    if name == 'superpoint':
+        return load_network('superpoint_small')
+    torch.manual_seed(0)
+    kinds = {'goodpoint': (GoodPoint, GoodPointConfig), 'unsuperpoint': (UnsuperPoint, UnsuperPointConfig),
+             'kp2d': (KP2D, KP2DConfig)}  # fmt: skip
+    network, config = kinds[name]
+    return network(config(**NARROW)).eval()
+
+
+def photograph(height, width, seed=0):
+    """Blurred noise: structure at several scales, as a picture has."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width))
+    for scale in (2, 4, 8, 16):
+        coarse = rng.random((height // scale + 1, width // scale + 1))
+        image += np.kron(coarse, np.ones((scale, scale)))[:height, :width]
+    return (image * (255 / image.max())).astype(np.uint8)
+
+
+def both_ways(network, **settings):
+    """A detector that takes the way by maps, and one with the same engine that takes the other."""
+    by_maps, by_sessions = (
+        Detector(network, KeypointSettings(**settings), device='cpu', engine='torch', precision='float32')
+        for _ in range(2)
+    )
+    by_sessions.engine.sessions = Sessions(by_sessions.engine.network, network.config.descriptor_dim)
+    return by_maps, by_sessions
+
+
+def nearest(points, others):
+    """Of each point [N, 2] the distance to the nearest of the others, and its row."""
+    distances = np.linalg.norm(points[:, None] - others, axis=2)
+    return distances.min(axis=1), distances.argmin(axis=1)
+
+
+def assert_same(features, expected):
+    """But for the order of keypoints whose scores agree to rounding."""
+    assert len(features) == len(expected)
+    if not len(expected):
+        return
+    distance, row = nearest(expected.keypoints, features.keypoints)
+    assert len(np.unique(row)) == len(row)
+    assert distance.max() < 3e-3
+    np.testing.assert_allclose(features.scores, expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(features.scores[row], expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['superpoint', 'goodpoint', 'unsuperpoint', 'kp2d'])
+def test_both_ways_find_the_same_features(name):
+    threshold = {'superpoint': 0.005, 'goodpoint': 0.016, 'unsuperpoint': 0.1, 'kp2d': 0.1}[name]
+    by_maps, by_sessions = both_ways(make_network(name), detection_threshold=threshold, max_keypoints=150)
+    mask = np.ones((75, 101), np.uint8)
+    mask[:40, :30] = 0
+    images = [photograph(75, 101), photograph(75, 101, seed=1), photograph(64, 96), photograph(8, 8)]
+    masks = [None, mask, None, None]
+    for _ in range(2):  # again, with the buffers in use
+        found = by_sessions.detect_batch(images, masks)
+        for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
+            assert_same(features, expected)
+        masks = [mask, None, None, None]
+    assert len(found[0]) > 20
+
+
+def test_matches_to_the_frame_before_are_those_of_the_way_by_maps():
+    pictures = [photograph(130, 200)[:, shift : shift + 160] for shift in (0, 3, 7, 12)]
+    frontends = [Frontend(detector) for detector in both_ways(make_network('superpoint'))]
+    for number, picture in enumerate(pictures):
+        expected, frame = (frontend.process(picture, number) for frontend in frontends)
+        assert_same(frame.features, expected.features)
+        np.testing.assert_array_equal(frame.matches.query, expected.matches.query)
+        np.testing.assert_array_equal(frame.matches.train, expected.matches.train)
+        np.testing.assert_allclose(frame.matches.similarity, expected.matches.similarity, atol=1e-4)
+        assert (frame.features.neighbours.among > 0) == (number > 0)
+    assert len(frame.matches) > 50
+
+
+def test_a_frame_that_was_not_the_one_before_is_compared_anew():
+    _, detector = both_ways(make_network('superpoint'))
+    first, second, third = (detector.detect(photograph(96, 128, seed)) for seed in range(3))
+    assert third.neighbours.among == second.serial != first.serial
+    frontend = Frontend(detector)
+    frontend.process(photograph(96, 128), 0)
+    detector.detect(photograph(96, 128, seed=5))  # somebody else's image in between
+    again = frontend.process(photograph(96, 128), 1)
+    assert len(again.matches) == len(again.features)
+    np.testing.assert_array_equal(again.matches.query, again.matches.train)
+
+
+def test_spread_keypoints_take_the_way_by_maps():
+    by_maps, by_sessions = both_ways(make_network('superpoint'), spread=16, max_keypoints=30)
+    picture = photograph(96, 128)
+    assert_same(by_sessions.detect(picture), by_maps.detect(picture))
+
+
+@needs_cuda
+@pytest.mark.parametrize('name', ['superpoint', 'superpoint_small'])
+def test_cuda_agrees_with_the_cpu_in_float32(name):
+    reference = Detector.load(name, 'cpu', engine='torch', precision='float32')
+    detector = Detector.load(name, 'cuda')
+    for seed in range(3):
+        picture = photograph(480, 640, seed)
+        expected, found = reference.detect(picture), detector.detect(picture)
+        distance, row = nearest(expected.keypoints, found.keypoints)
+        assert (distance < 1).mean() >= 0.98
+        near = distance < 1
+        cosine = (expected.descriptors[near] * found.descriptors[row[near]]).sum(axis=1)
+        assert np.median(cosine) >= 0.99
+    ((session, _),) = detector.engine.sessions._sessions.values()
+    assert session.is_graph

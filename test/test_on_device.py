@@ -1,0 +1,137 @@
+"""Selection, sampling and matching of fixed shapes against the NumPy ones, whose oracles are brute force."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from superpoint_ros import keypoints as reference
+from superpoint_ros import on_device
+from superpoint_ros.detector import Features, Neighbours
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.matching import MatchSettings, match, mutual_nearest
+from superpoint_ros.on_device import DeviceFeatures
+
+DEVICES = [
+    'cpu',
+    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')),
+]
+
+
+def smooth_scores(rng, height, width):
+    """Distinct values with peaks of several heights."""
+    coarse = rng.random((height // 3 + 2, width // 3 + 2))
+    fine = np.kron(coarse, np.ones((3, 3)))[:height, :width] + 0.3 * rng.random((height, width))
+    return (fine / 1.31).astype(np.float32)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    height=st.integers(1, 40),
+    width=st.integers(1, 50),
+    radius=st.integers(0, 5),
+    border=st.integers(0, 6),
+    count=st.integers(1, 200),
+    threshold=st.sampled_from([0.0, 0.5, 0.9]),
+    subpixel=st.booleans(),
+    masked=st.booleans(),
+)
+def test_the_same_keypoints_as_numpy(device, seed, height, width, radius, border, count, threshold, subpixel, masked):
+    rng = np.random.default_rng(seed)
+    scores = smooth_scores(rng, height, width)
+    options = KeypointSettings(
+        max_keypoints=count, detection_threshold=threshold, nms_radius=radius, border=border, subpixel=subpixel
+    )
+    mask = (rng.random((height, width)) < 0.7).astype(np.uint8) if masked else None
+    expected, best = reference.select_keypoints(scores, options, mask)
+    allowed = on_device.allowed_pixels((height, width), border, mask)
+    found, values = on_device.select_keypoints(
+        torch.from_numpy(scores)[None].to(device), torch.from_numpy(allowed)[None].to(device), options
+    )
+    assert found.shape == (1, count, 2)
+    found, values = found[0].cpu().numpy(), values[0].cpu().numpy()
+    assert (values[len(best) :] == 0).all()
+    np.testing.assert_array_equal(values[: len(best)], best)
+    np.testing.assert_allclose(found[: len(best)], expected, atol=1e-3)
+
+
+def test_of_equal_neighbours_the_first_is_a_keypoint():
+    scores = torch.zeros(1, 16, 16)
+    scores[0, 8, 6:9] = 0.5
+    found, values = on_device.select_keypoints(
+        scores, torch.ones(1, 16, 16, dtype=torch.bool), KeypointSettings(max_keypoints=5, subpixel=False)
+    )
+    assert found[0, 0].tolist() == [6, 8]
+    assert values[0].tolist() == [0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
+def test_the_same_cell_keypoints_as_numpy(device, seed, count):
+    rng = np.random.default_rng(seed)
+    scores = rng.random((5, 7)).astype(np.float32)
+    offsets = rng.uniform(-7, 7, (5, 7, 2)).astype(np.float32)
+    options = KeypointSettings(max_keypoints=count, detection_threshold=0.3, border=2)
+    shape, mask = (37, 52), (rng.random((37, 52)) < 0.8).astype(np.uint8)
+    expected, best = reference.select_cell_keypoints(scores, offsets, 8, shape, options, mask)
+    allowed = on_device.allowed_pixels(shape, 2, mask)
+    found, values = on_device.select_cell_keypoints(
+        torch.from_numpy(scores)[None].to(device),
+        torch.from_numpy(offsets)[None].to(device),
+        8,
+        torch.from_numpy(allowed)[None].to(device),
+        options,
+    )
+    np.testing.assert_array_equal(values[0, : len(best)].cpu(), best)
+    assert (values[0, len(best) :] == 0).all()
+    np.testing.assert_allclose(found[0, : len(best)].cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('stride', [4, 8])
+def test_the_same_descriptors_as_numpy(device, stride):
+    rng = np.random.default_rng(0)
+    descriptor_map = rng.normal(size=(6, 9, 16)).astype(np.float32)
+    points = rng.uniform(-2, [9 * stride + 2, 6 * stride + 2], (200, 2)).astype(np.float32)
+    sampled = on_device.sample_descriptors(
+        torch.from_numpy(descriptor_map)[None].to(device), torch.from_numpy(points)[None].to(device), stride
+    )
+    np.testing.assert_allclose(
+        sampled[0].cpu(), reference.sample_descriptors(descriptor_map, points, stride), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize(('queries', 'trains'), [(50, 40), (1, 3), (3, 1), (0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize('max_ratio', [1.0, 0.9])
+def test_the_same_neighbours_as_numpy(device, queries, trains, max_ratio):
+    rng = np.random.default_rng(queries + trains)
+    size = 60
+
+    def features(count):
+        descriptors = rng.normal(size=(count, 8)).astype(np.float32)
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        padded = np.zeros((size, 8), np.float32)
+        padded[:count] = descriptors
+        scores = (np.arange(size) < count).astype(np.float32)
+        held = DeviceFeatures(torch.zeros(1, size, 2), torch.from_numpy(scores)[None], torch.from_numpy(padded)[None])
+        return descriptors, DeviceFeatures(*(tensor.to(device) for tensor in held))
+
+    (query, ours), (train, theirs) = features(queries), features(trains)
+    found = on_device.nearest_neighbours(ours, theirs)
+    known = Neighbours(7, *(tensor[0, :queries].cpu().numpy() for tensor in found))
+    points = np.zeros((size, 2), np.float32)
+    matches = match(
+        Features(points[:queries], points[:queries, 0], query, 8, known),
+        Features(points[:trains], points[:trains, 0], np.full_like(train, np.nan), 7),  # not to be looked at again
+        MatchSettings(min_similarity=0.1, max_ratio=max_ratio),
+    )
+    similarity = query @ train.T
+    expected = mutual_nearest(similarity, 0.1, max_ratio)
+    np.testing.assert_array_equal(matches.query, expected[0])
+    np.testing.assert_array_equal(matches.train, expected[1])
+    np.testing.assert_allclose(matches.similarity, similarity[expected], atol=1e-6)
