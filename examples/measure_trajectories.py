@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -110,11 +110,11 @@ class Features:
             yield self._frontend.advance(best, (picture.shape[1], picture.shape[0]), stamp)
 
 
-def follow(sights: Iterator[Sight]) -> Trajectory:
+def follow(sights: Iterable[Sight], stamps: np.ndarray) -> Trajectory:
     """Run the odometry without topics."""
     odometry, poses = VisualOdometry(), {}
-    for index, sight in enumerate(sights):
-        pose = odometry.update(*sight)
+    for index, (sight, step) in enumerate(zip(sights, np.diff(stamps, prepend=stamps[0]), strict=True)):
+        pose = odometry.update(*sight, seconds=step / 1e9)
         if pose is not None:
             poses[index] = pose
     return Trajectory(poses)
@@ -125,8 +125,8 @@ def measure_kitchen(name: str, detect: Detect, kitchen: Sequence) -> tuple[dict[
     messages = [encode_features(frame, header(frame), 'int8') for frame in Features(detect, kitchen, 0, name).frames()]
     recorded = RecordedFeatures([read_features(message) for message in messages], kitchen.cameras[0])
     by_colmap, focal = reconstruct(recorded, kitchen)
-    as_given = follow(map(from_features, messages))
-    calibrated = follow(with_focal(from_features(message), focal, kitchen) for message in messages)
+    as_given = follow(map(from_features, messages), kitchen.stamps)
+    calibrated = follow((with_focal(from_features(message), focal, kitchen) for message in messages), kitchen.stamps)
     figures: dict[str, Any] = {'frames': len(kitchen.stamps), 'colmap_focal': focal}
     made = {'odometry': as_given, 'odometry, focal length by COLMAP': calibrated, 'COLMAP': by_colmap}
     for label, trajectory in made.items():
@@ -176,7 +176,7 @@ def measure_stereo(name: str, detect: Detect, sequence: Sequence) -> tuple[dict[
         residuals += np.abs(matches.residual).tolist()
         counts.append(len(matches))
         sights.append(from_stereo_matches(encode_stereo_matches(matches, left, right, header(left))))
-    trajectory = follow(iter(sights))
+    trajectory = follow(sights, sequence.stamps)
     figures = stereo_figures(sequence, trajectory)
     figures |= {'matches': float(np.mean(counts)), 'epipolar_px': float(np.median(residuals))}
     return figures, {'odometry': trajectory}

@@ -65,16 +65,19 @@ class VisualOdometry:
     def __init__(self) -> None:
         self._window: list[Keyframe] = []
         self._points: dict[int, np.ndarray] = {}
-        self._pose = self._motion = np.eye(4)
+        self._pose, self._motion = np.eye(4), np.zeros(6)
 
-    def update(self, ids: np.ndarray, seen: np.ndarray, focal: float, baseline: float = 1.0) -> np.ndarray | None:
+    def update(
+        self, ids: np.ndarray, seen: np.ndarray, focal: float, baseline: float = 1.0, seconds: float = 1.0
+    ) -> np.ndarray | None:
         """Take the next image. Returns its pose, camera to world, or None before anything is known of it.
 
         ids: [N] track ids. seen: as in `Keyframe`. focal: pixels; the unit of the thresholds. baseline: of the
-        stereo pair, in the unit that poses shall have.
+        stereo pair, in the unit that poses shall have. seconds: since the image before.
         """
-        order, before = np.argsort(ids), self._pose
-        frame = Keyframe(ids[order].astype(np.int64), np.asarray(seen, float)[order], self._motion @ before)
+        order, step = np.argsort(ids), self._motion * seconds
+        expected = matrix(cv2.Rodrigues(step[:3])[0], step[3:]) @ self._pose
+        frame = Keyframe(ids[order].astype(np.int64), np.asarray(seen, float)[order], expected)
         if self._points and not self._locate(frame, OUTLIER / focal):
             self._window, self._points = [], {}  # lost: begin anew, from where the last motion leads
         if not self._points and not self._begin(frame, focal):
@@ -85,7 +88,9 @@ class VisualOdometry:
             self._add_points(frame, baseline, OUTLIER / focal)
             if self._points:
                 self._adjust(baseline, focal)
-        self._pose, self._motion = frame.pose, frame.pose @ np.linalg.inv(before)
+        moved = frame.pose @ np.linalg.inv(self._pose)
+        self._motion = np.append(cv2.Rodrigues(moved[:3, :3])[0], moved[:3, 3]) / max(seconds, 1e-6)
+        self._pose = frame.pose
         return np.linalg.inv(frame.pose)
 
     def _begin(self, frame: Keyframe, focal: float) -> bool:
@@ -203,7 +208,7 @@ class Sight(NamedTuple):
     ids: np.ndarray
     seen: np.ndarray
     focal: float
-    baseline: float = 1.0
+    baseline: float
 
 
 def from_features(message: PointCloud2) -> Sight:
@@ -212,7 +217,7 @@ def from_features(message: PointCloud2) -> Sight:
     known = np.isfinite(features.rays).all(axis=1)
     rays, keypoints = features.rays[known], features.keypoints[known]
     seen = np.column_stack([rays[:, :2], np.full(len(rays), np.nan)])
-    return Sight(features.track_ids[known], seen, focal_length(rays, keypoints))
+    return Sight(features.track_ids[known], seen, focal_length(rays, keypoints), 1.0)
 
 
 def from_stereo_matches(message: PointCloud2) -> Sight:
@@ -252,9 +257,9 @@ class OdometryNode(Node):
     def _update(self, header: Header, sight: Sight) -> None:
         now_ns = stamp_ns(header.stamp)
         if now_ns < self._stamp_ns:  # a bag that begins again
-            self._odometry, self._poses = VisualOdometry(), []
+            self._odometry, self._poses, self._stamp_ns = VisualOdometry(), [], now_ns
+        matrix = self._odometry.update(*sight, seconds=(now_ns - self._stamp_ns) / 1e9)
         self._stamp_ns = now_ns
-        matrix = self._odometry.update(*sight)
         if matrix is None:
             self.get_logger().info('Waiting for rays that tell how the camera moves.', throttle_duration_sec=5.0)
             return
