@@ -106,7 +106,7 @@ def test_rectified_cameras_see_a_point_in_one_row():
 @pytest.mark.skipif(not (DATA / STREET).exists(), reason=f'no sequences at {DATA}; set SUPERPOINT_DATA')
 class TestRecorded:
     def test_a_street_in_stereo(self):
-        figures, _ = measure_stereo('superpoint_small', load_detector('superpoint_small'), load(DATA / STREET))
+        figures, _ = measure_stereo('superpoint', load_detector('superpoint'), load(DATA / STREET))
         assert figures['poses'] == figures['frames'] == 51
         assert figures['percent'] <= 2
         assert figures['deg_per_m'] <= 0.02
