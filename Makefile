@@ -15,7 +15,7 @@ EXTRAS := cpu,training,test
 VENV_FLAGS := --system-site-packages
 SYSTEM_NUMPY := $(shell $(PYTHON) -c "import numpy; print('numpy==' + numpy.__version__)" 2>/dev/null)
 else
-EXTRAS := cpu,ros,training,test
+EXTRAS := cpu,ros,training,backends,test
 export AMENT_PREFIX_PATH := $(abspath $(VENV))
 endif
 

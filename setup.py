@@ -34,6 +34,7 @@ setup(
         (str(SHARE), ['package.xml']),
         *share_files('launch'),
         *share_files('config'),
+        *share_files('examples'),
     ],
     install_requires=[
         'numpy>=1.21',
@@ -48,6 +49,7 @@ setup(
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'cpu': ['openvino>=2024.4'],
         'training': ['jinja2', 'matplotlib', 'tensorboard', 'tqdm'],
+        'backends': ['evo', 'pycolmap'],  # measuring trajectories; COLMAP's database and mapper
         'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'ruff', 'types-PyYAML'],
     },
     zip_safe=False,
@@ -57,6 +59,8 @@ setup(
             'stereo_frontend = superpoint_ros.nodes.stereo:main',
             'rig_frontend = superpoint_ros.nodes.rig:main',
             'replay = superpoint_ros.nodes.replay:main',
+            'export_colmap = superpoint_ros.exports.colmap:main',
+            'export_vocabulary = superpoint_ros.exports.vocabulary:main',
             'benchmark = superpoint_ros.benchmark.__main__:main',
             'demo = superpoint_ros.demo.__main__:main',
             'train = superpoint_training.train:main',

@@ -32,6 +32,8 @@ ROSDEP_KEY = {
     'safetensors': None,
     'openvino': None,
     'playwright': None,
+    'evo': None,
+    'pycolmap': None,
 }
 PYPI_NAME = {'cv2': 'opencv-python-headless', 'markupsafe': 'jinja2', 'yaml': 'pyyaml'}
 
@@ -46,7 +48,7 @@ def imported(folders: Iterable[str]) -> set[str]:
                     modules.update(alias.name.partition('.')[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     modules.add(node.module.partition('.')[0])
-    local = {path.stem for path in (ROOT / 'test').rglob('*.py')}
+    local = {path.stem for folder in ('test', 'examples') for path in (ROOT / folder).rglob('*.py')}
     return modules - set(sys.stdlib_module_names) - {'superpoint_ros', 'superpoint_training'} - local
 
 
@@ -80,7 +82,7 @@ def test_package_xml_declares_what_the_tests_import() -> None:
 
 def test_the_wheel_requires_what_is_imported() -> None:
     from_pypi = {PYPI_NAME.get(module, module) for module in imported(RUNTIME) if module in ROSDEP_KEY}
-    assert from_pypi <= requirement_names('cpu', 'training')
+    assert from_pypi <= requirement_names('cpu', 'training', 'backends')
     assert {'ros-jazzy-rclpy', 'ros-jazzy-common-interfaces'} <= requirement_names('ros')
 
 

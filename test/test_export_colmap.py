@@ -1,0 +1,180 @@
+"""A recorded walk exported to COLMAP: what the database says, and that pycolmap finds the walk in it."""
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
+
+from feature_bags import PERIOD_NS, K, Walk, camera_info, some_cloud, write_bag
+
+from superpoint_ros.camera import Camera
+from superpoint_ros.exports.colmap import ExportSettings, colmap_camera, export, main, pairs
+from superpoint_ros.exports.recorded import read_recorded
+from superpoint_ros.recordings import RecordingError
+
+pycolmap = pytest.importorskip('pycolmap', reason='an optional extra')
+
+FRAMES = 16
+
+
+@pytest.fixture(scope='module')
+def walk() -> Walk:
+    return Walk(FRAMES)
+
+
+@pytest.fixture(scope='module')
+def messages(walk):
+    return walk.messages()
+
+
+@pytest.fixture(scope='module')
+def bag(messages, tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp('bags') / 'bag', {'/features': messages}, {'/camera_info': camera_info()})
+
+
+@pytest.fixture(scope='module')
+def database(bag, tmp_path_factory):
+    out = tmp_path_factory.mktemp('colmap')
+    main([str(bag), str(out), '--window', '4'])
+    return out / 'database.db'
+
+
+@pytest.mark.parametrize(('count', 'window'), [(1, 3), (5, 1), (20, 3), (40, 10)])
+def test_pairs_are_all_neighbours_and_some_far_ones(count, window):
+    found = list(pairs(count, window))
+    gaps = {later - earlier for earlier, later in found}
+    assert len(set(found)) == len(found)
+    assert all(0 <= earlier < later < count for earlier, later in found)
+    assert {(a, b) for a in range(count) for b in range(a + 1, min(count, a + window + 1))} <= set(found)
+    assert {gap for gap in gaps if gap > window} == {window * 2**n for n in range(1, 9) if window * 2**n < count}
+
+
+class TestCamera:
+    @pytest.mark.parametrize(
+        ('model', 'distortion', 'name'),
+        [
+            ('plumb_bob', (0.0,) * 5, 'PINHOLE'),
+            ('plumb_bob', (-0.28, 0.07, 2e-4, 2e-5, 0.0), 'OPENCV'),
+            ('plumb_bob', (-0.28, 0.07, 2e-4, 2e-5, 0.01), 'FULL_OPENCV'),
+            ('rational_polynomial', (0.2, -0.1, 1e-3, -1e-3, 0.02, 0.1, -0.05, 0.01), 'FULL_OPENCV'),
+            ('equidistant', (-0.02, 0.01, -0.003, 0.001), 'OPENCV_FISHEYE'),
+        ],
+    )
+    def test_a_ray_is_seen_half_a_pixel_further(self, model, distortion, name):
+        """(0, 0) is the middle of the first pixel here, (0.5, 0.5) there."""
+        camera = Camera.from_info(camera_info(model, distortion))
+        pixels = np.random.default_rng(0).uniform(60, 420, (50, 2))
+        found = colmap_camera(camera)
+        assert found.model.name == name
+        seen = np.array([found.img_from_cam(ray) for ray in camera.rays(pixels).astype(float)])
+        np.testing.assert_allclose(seen, pixels + 0.5, atol=0.05)
+
+    def test_a_lens_that_colmap_lacks_is_refused(self):
+        lens = (0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0)
+        with pytest.raises(ValueError, match='rectify'):
+            colmap_camera(Camera.from_info(camera_info('rational_polynomial', lens)))
+
+
+class TestDatabase:
+    def test_keypoints_are_half_a_pixel_further_and_images_named_by_their_stamps(self, database, bag):
+        opened = pycolmap.Database.open(database)
+        images = {image.name: image.image_id for image in opened.read_all_images()}
+        frames = read_recorded(bag).frames
+        assert list(images) == [f'{(index + 1) * PERIOD_NS}.jpg' for index in range(FRAMES)]
+        for frame in frames:
+            found = opened.read_keypoints(images[f'{frame.stamp_ns}.jpg'])
+            np.testing.assert_allclose(found[:, :2], frame.keypoints + 0.5, atol=1e-5)
+        opened.close()
+
+    def test_pairs_of_the_window_hold_right_matches(self, database, walk, bag):
+        opened = pycolmap.Database.open(database)
+        ids = [image.image_id for image in opened.read_all_images()]
+        frames = read_recorded(bag).frames
+        similar = [frame.descriptors @ walk.descriptors.T for frame in frames]
+        for earlier, later in [(0, 1), (0, 4), (3, 7), (0, 8), (2, 10)]:
+            rows = opened.read_two_view_geometry(ids[earlier], ids[later]).inlier_matches
+            assert len(rows) >= 20
+            one, other = similar[earlier][rows[:, 0]].argmax(axis=1), similar[later][rows[:, 1]].argmax(axis=1)
+            assert (one == other).mean() > 0.99
+        assert opened.read_two_view_geometry(ids[0], ids[5]) is None or not len(
+            opened.read_two_view_geometry(ids[0], ids[5]).inlier_matches
+        )
+        opened.close()
+
+    def test_exporting_again_replaces(self, database, bag, tmp_path):
+        for every in (2, 4):
+            counts = export(read_recorded(bag), tmp_path, ExportSettings(every=every))
+            opened = pycolmap.Database.open(tmp_path / 'database.db')
+            assert opened.num_images() == counts['images'] == FRAMES // every
+            assert opened.num_verified_image_pairs() == counts['pairs']
+            opened.close()
+
+
+def test_pycolmap_finds_the_walk_without_help(database, walk, tmp_path):
+    options = pycolmap.IncrementalPipelineOptions(extract_colors=False, num_threads=1, random_seed=0)
+    reconstructions = pycolmap.incremental_mapping(database, tmp_path, tmp_path, options)
+    best = max(reconstructions.values(), key=lambda found: found.num_reg_images())
+    assert best.num_reg_images() == FRAMES
+    images = sorted(best.images.values(), key=lambda image: int(image.name.removesuffix('.jpg')))
+    found = np.array([image.projection_center() for image in images])
+    scale, rotation, shift = similarity(found, walk.positions)
+    error = np.linalg.norm(scale * found @ rotation.T + shift - walk.positions, axis=1)
+    assert error.max() < 0.01  # of 2.4 m
+    fx, fy, cx, cy = best.cameras[1].params
+    assert (fx, fy) == pytest.approx((K[0, 0], K[1, 1]), rel=0.01)
+    assert (cx, cy) == (K[0, 2] + 0.5, K[1, 2] + 0.5)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Scale, rotation and shift that bring one set of positions to another (Umeyama 1991)."""
+    a, b = source - source.mean(axis=0), target - target.mean(axis=0)
+    U, S, Vt = np.linalg.svd(b.T @ a)
+    D = np.diag([1, 1, np.linalg.det(U @ Vt)])
+    scale, rotation = np.trace(np.diag(S) @ D) / (a**2).sum(), U @ D @ Vt
+    return scale, rotation, target.mean(axis=0) - scale * rotation @ source.mean(axis=0)
+
+
+class TestRecorded:
+    def test_of_several_cameras_one_has_to_be_named(self, messages, tmp_path):
+        two = {'/left/features': messages[:2], '/right/features': messages[2:5], '/points': [some_cloud()]}
+        other = camera_info()
+        other.width = 100
+        infos = {'/left/camera_info': other, '/right/camera_info': camera_info()}
+        bag = write_bag(tmp_path / 'bag', two, infos)
+        with pytest.raises(RecordingError, match='/left/features, /right/features'):
+            read_recorded(bag)
+        recorded = read_recorded(bag, '/right/features')
+        assert len(recorded.frames) == 3
+        assert recorded.camera.width == 640
+
+    def test_the_picture_of_the_keypoints_is_found_by_their_rays(self, messages, tmp_path):
+        """Features of rectified pictures come with the calibration of the raw ones."""
+        lens = camera_info('plumb_bob', (-0.2, 0.05, 0.0, 0.0, 0.0))
+        bag = write_bag(tmp_path / 'bag', {'/features': messages}, {'/camera_info': lens})
+        assert read_recorded(bag).camera.model == 'none'
+        raw = write_bag(tmp_path / 'raw', {'/features': messages}, {'/camera_info': camera_info()})
+        np.testing.assert_allclose(read_recorded(raw).camera.K, K)
+
+    @pytest.mark.parametrize(
+        ('features', 'infos', 'reason'),
+        [({'/points': 1}, True, 'no topic that ends in features'), ({'/features': 1}, False, 'no calibration')],
+    )
+    def test_what_is_missing_is_said(self, messages, tmp_path, features, infos, reason):
+        bag = write_bag(
+            tmp_path / 'bag', dict.fromkeys(features, messages[:1]), {'/camera_info': camera_info()} if infos else {}
+        )
+        with pytest.raises(SystemExit, match=reason):
+            main([str(bag), str(tmp_path / 'out')])
+
+    def test_a_folder_that_is_no_bag(self, tmp_path):
+        cv2.imwrite(str(tmp_path / 'picture.png'), np.zeros((4, 4), np.uint8))
+        for path in (tmp_path, tmp_path / 'nothing'):
+            with pytest.raises(SystemExit, match='is no bag'):
+                main([str(path), str(tmp_path / 'out')])
+
+    def test_a_bag_that_is_cut_off_gives_what_there_is(self, bag, tmp_path):
+        [file] = bag.glob('*.mcap')
+        cut = tmp_path / 'cut.mcap'
+        cut.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+        assert 1 <= len(read_recorded(cut).frames) < FRAMES

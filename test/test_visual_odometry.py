@@ -1,0 +1,231 @@
+"""The example back-end: its geometry against worlds that are known, and the node over real topics."""
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
+
+import rclpy
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from ros_processes import Camera, NodeProcess
+
+from superpoint_ros.demo.gallery import camera_pose
+from superpoint_ros.demo.sequence import START_NS, Gallery
+from superpoint_ros.messages import stamp_ns
+
+EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
+sys.path.insert(0, str(EXAMPLES))
+
+from bundle_adjustment import adjust  # noqa: E402
+from visual_odometry import VisualOdometry, focal_length, to_pose  # noqa: E402
+
+FOCAL, BASELINE = 400.0, 0.2
+
+
+def rotation(yaw: float, pitch: float = 0.0) -> np.ndarray:
+    c, s, d, t = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ np.array([[1, 0, 0], [0, d, -t], [0, t, d]])
+
+
+def walk(count: int) -> list[np.ndarray]:
+    """[4, 4] camera to world: ahead and to the right, looking around."""
+    poses = [np.eye(4) for _ in range(count)]
+    for step, pose in enumerate(poses):
+        pose[:3, :3] = rotation(0.15 * np.sin(step / 9), 0.05 * np.sin(step / 7))
+        pose[:3, 3] = 0.06 * step, 0.1 * np.sin(step / 8), 0.04 * step
+    return poses
+
+
+class World:
+    """Points in a box ahead, seen with noise in pixels; some observations are wrong."""
+
+    def __init__(self, noise: float, wrong: float = 0.0) -> None:
+        self.rng = np.random.default_rng(1)
+        self.points = self.rng.uniform([-6, -3, 3], [10, 3, 14], (600, 3))
+        self.noise, self.wrong = noise, wrong
+
+    def look(self, pose: np.ndarray, stereo: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and observations, as `VisualOdometry.update` takes them."""
+        local = (self.points - pose[:3, 3]) @ pose[:3, :3]
+        x, y, z = local.T
+        seen = np.column_stack([x / z, y / z, BASELINE / z if stereo else np.full(len(z), np.nan)])
+        seen += self.rng.normal(0, self.noise / FOCAL, seen.shape)
+        wrong = self.rng.random(len(z)) < self.wrong
+        seen[wrong, :2] += self.rng.uniform(-0.3, 0.3, (wrong.sum(), 2))
+        inside = (z > 0.5) & (np.abs(seen[:, 0]) < 0.8) & (np.abs(seen[:, 1]) < 0.6)
+        rows = self.rng.permutation(np.flatnonzero(inside))  # ids come in any order
+        return rows + 7, seen[rows]
+
+
+def similarity_error(estimate: np.ndarray, truth: np.ndarray, with_scale: bool) -> float:
+    """Root mean square distance of positions [N, 3] after the best rotation, shift and scale (Umeyama 1991)."""
+    a, b = estimate - estimate.mean(axis=0), truth - truth.mean(axis=0)
+    U, S, Vt = np.linalg.svd(b.T @ a)
+    D = np.diag([1, 1, np.linalg.det(U @ Vt)])
+    scale = np.trace(np.diag(S) @ D) / (a**2).sum() if with_scale else 1.0
+    return float(np.sqrt((((scale * a @ (U @ D @ Vt).T) - b) ** 2).sum(axis=1).mean()))
+
+
+def follow(world: World, truth: list[np.ndarray], stereo: bool) -> dict[int, np.ndarray]:
+    odometry = VisualOdometry()
+    found = {}
+    for step, pose in enumerate(truth):
+        estimate = odometry.update(*world.look(pose, stereo), FOCAL, BASELINE)
+        if estimate is not None:
+            found[step] = estimate
+    return found
+
+
+class TestGeometry:
+    @pytest.mark.parametrize('wrong', [0.0, 0.15])
+    def test_stereo_is_metric(self, wrong):
+        truth = walk(50)
+        found = follow(World(0.3, wrong), truth, stereo=True)
+        assert sorted(found) == list(range(50))
+        errors = [np.linalg.norm(found[step][:3, 3] - truth[step][:3, 3]) for step in found]
+        assert max(errors) < 0.03  # of 3.7 m
+        np.testing.assert_allclose(found[49][:3, :3], truth[49][:3, :3], atol=0.004)
+
+    @pytest.mark.parametrize('wrong', [0.0, 0.15])
+    def test_one_camera_up_to_scale(self, wrong):
+        truth = walk(50)
+        found = follow(World(0.3, wrong), truth, stereo=False)
+        assert len(found) > 40
+        positions = np.array([found[step][:3, 3] for step in found])
+        assert similarity_error(positions, np.array([truth[step][:3, 3] for step in found]), True) < 0.03
+
+    def test_one_camera_that_only_turns_tells_no_position(self):
+        truth = [np.eye(4) for _ in range(20)]
+        for step, pose in enumerate(truth):
+            pose[:3, :3] = rotation(0.02 * step)
+        assert not follow(World(0.2), truth, stereo=False)
+
+    def test_stereo_that_stands_still_stays(self):
+        found = follow(World(0.3), [np.eye(4)] * 30, stereo=True)
+        assert max(np.linalg.norm(pose[:3, 3]) for pose in found.values()) < 0.01
+
+    def test_it_goes_on_where_it_was_lost(self):
+        world, truth = World(0.2), walk(40)
+        odometry = VisualOdometry()
+        for pose in truth[:20]:
+            odometry.update(*world.look(pose, True), FOCAL, BASELINE)
+        odometry.update(np.zeros(0, np.uint32), np.zeros((0, 3)), FOCAL, BASELINE)
+        offset = 10**6  # all tracks are new
+        for pose in truth[20:]:
+            ids, seen = world.look(pose, True)
+            found = odometry.update(ids + offset, seen, FOCAL, BASELINE)
+        one_step = np.linalg.norm(truth[20][:3, 3] - truth[19][:3, 3])
+        assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 2 * one_step
+
+    def test_nothing_seen_is_no_pose(self):
+        odometry = VisualOdometry()
+        for _ in range(3):
+            assert odometry.update(np.zeros(0, np.uint32), np.zeros((0, 3)), 1.0) is None
+
+
+class TestAdjustment:
+    def test_it_finds_back_to_the_truth(self):
+        world, truth = World(0.0), walk(6)
+        poses = np.linalg.inv(np.array(truth))
+        ids, seen = zip(*(world.look(pose, True) for pose in truth), strict=True)
+        view = np.repeat(np.arange(6), [len(i) for i in ids])
+        _, point = np.unique(np.concatenate(ids), return_inverse=True)
+        points = world.points[np.unique(np.concatenate(ids)) - 7]
+        rng = np.random.default_rng(0)
+        moved = poses.copy()
+        moved[1:, :3, 3] += rng.normal(0, 0.02, (5, 3))
+        found, landmarks, errors = adjust(
+            moved, points + rng.normal(0, 0.05, points.shape), view, point, np.concatenate(seen), BASELINE,
+            noise=1 / FOCAL, fixed=1, steps=30,
+        )  # fmt: skip
+        np.testing.assert_allclose(found, poses, atol=1e-4)
+        np.testing.assert_allclose(landmarks, points, atol=2e-3)
+        assert errors.max() < 1e-5
+
+    def test_fixed_poses_stay(self):
+        world, truth = World(1.0), walk(4)
+        poses = np.linalg.inv(np.array(truth))
+        ids, seen = zip(*(world.look(pose, False) for pose in truth), strict=True)
+        view = np.repeat(np.arange(4), [len(i) for i in ids])
+        numbers, point = np.unique(np.concatenate(ids), return_inverse=True)
+        found, _, _ = adjust(
+            poses, world.points[numbers - 7], view, point, np.concatenate(seen), 1.0, noise=1 / FOCAL, fixed=2
+        )
+        np.testing.assert_array_equal(found[:2], poses[:2])
+        assert np.abs(found[2:] - poses[2:]).max() > 0
+
+
+def test_focal_length_from_rays():
+    rays = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
+    assert focal_length(rays, 460 * rays[:, :2] + 320) == pytest.approx(460)
+    assert focal_length(rays[:1], rays[:1, :2]) == 1.0
+
+
+@pytest.mark.parametrize('yaw', [0.0, 0.7, -2.9])
+def test_pose_message(yaw):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation(yaw, 0.2), (1, 2, 3)
+    pose = to_pose(matrix)
+    w, v = pose.orientation.w, np.array([pose.orientation.x, pose.orientation.y, pose.orientation.z])
+    cross = np.cross(np.eye(3), v)
+    np.testing.assert_allclose(np.eye(3) + 2 * w * cross + 2 * cross @ cross, matrix[:3, :3], atol=1e-9)
+    assert (pose.position.x, pose.position.y, pose.position.z) == (1, 2, 3)
+
+
+def record_demo(folder: Path, frames: int) -> list[int]:
+    """Every other picture of the demo at half its size, as a folder with a calibration; returns the stamps."""
+    folder.mkdir()
+    gallery = Gallery(2 * frames)
+    stamps = [gallery.stamp(2 * index) for index in range(frames)]
+    for index, stamp in enumerate(stamps):
+        # Means of 2 x 2 pixels: a pixel's centre x comes to lie at (x - 0.5) / 2.
+        picture = cv2.resize(gallery.image(2 * index), (320, 240), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f'{stamp}.png'), picture)
+    (folder / 'intrinsics.yaml').write_text(
+        'cameras: [{width: 320, height: 240, fx: 230.0, fy: 230.0, cx: 159.5, cy: 119.5, '
+        'distortion_model: none, distortion: [0, 0, 0, 0]}]'
+    )
+    return stamps
+
+
+def test_the_node_recovers_the_path_of_the_demo_over_real_topics(tmp_path, monkeypatch):
+    """Replay, front-end and odometry as three processes; the odometry hears features only."""
+    monkeypatch.setenv('PYTHONPATH', str(EXAMPLES), prepend=os.pathsep)
+    stamps = record_demo(tmp_path / 'pictures', 45)
+    rclpy.init()
+    listener = Camera('listener')
+    processes = []
+    try:
+        listener.listen(Odometry, 'odometry')
+        listener.listen(PathMessage, 'path')
+        processes.append(NodeProcess('visual_odometry', tmp_path))
+        frontend = NodeProcess('superpoint_ros.nodes.frontend', tmp_path, autostart='true', weights='superpoint_small')
+        processes.append(frontend)
+        listener.spin_until(lambda: listener.count_subscribers('features') == 2, 'the odometry')
+        listener.spin_until(lambda: listener.count_subscribers('image') == 1, 'the front-end')
+        processes.append(NodeProcess('superpoint_ros.nodes.replay', tmp_path, input=tmp_path / 'pictures', rate=0))
+        odometry, paths = listener.heard['odometry'], listener.heard['path']
+        listener.spin_until(
+            lambda: paths and stamp_ns(paths[-1].poses[-1].header.stamp) == stamps[-1], 'the last pose', patience=180
+        )
+        readers = listener.get_subscriber_names_and_types_by_node('visual_odometry', '/')
+    finally:
+        for process in reversed(processes):
+            process.stop()
+        listener.destroy_node()
+        rclpy.try_shutdown()
+    assert {name for name, kinds in readers if 'rcl_interfaces' not in kinds[0]} == {'/features'}
+    assert len(odometry) > len(stamps) / 2
+    assert {message.child_frame_id for message in odometry} == {'camera'}
+    assert paths[-1].poses[-1].pose == odometry[-1].pose.pose
+    positions = np.array([[getattr(m.pose.pose.position, axis) for axis in 'xyz'] for m in odometry])
+    times = [(stamp_ns(message.header.stamp) - START_NS) / 1e9 for message in odometry]
+    truth = np.array([camera_pose(time).position for time in times])
+    length = np.linalg.norm(np.diff(truth, axis=0), axis=1).sum()
+    assert similarity_error(positions, truth, with_scale=True) < 0.02 * length
