@@ -286,7 +286,8 @@ def test_features_of_an_image_of_any_size_lie_in_it_sorted_normalised_and_typed(
     detector.settings = KeypointSettings(max_keypoints=20, detection_threshold=0.0, border=0)
     features = detector.detect(picture(*shape))
     assert (min(shape) > 8) <= len(features) <= 20  # a keypoint of a cell may lie beyond a very small image
-    assert {array.dtype for array in vars(features).values()} == {np.dtype(np.float32)}
+    arrays = features.keypoints, features.scores, features.descriptors
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
     assert (np.diff(features.scores) <= 0).all()
     assert (features.keypoints >= -0.5).all()
     assert (features.keypoints <= np.array(shape[::-1]) - 0.5).all()

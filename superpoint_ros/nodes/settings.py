@@ -20,7 +20,7 @@ _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), T
 
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
-    Parameter('weights', 'superpoint', 'superpoint, superpoint_small, or a .safetensors file.'),
+    Parameter('weights', 'superpoint', 'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.'),
     Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
     Parameter('engine', 'auto', 'What runs the network; auto takes the fastest here.', choices=ENGINES),
     Parameter('precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS),
@@ -81,7 +81,7 @@ PARAMETERS = (
     Parameter(
         'nms_radius',
         _KEYPOINTS.nms_radius,
-        'No two keypoints are closer than this along both axes, pixels.',
+        'No two keypoints are closer than this along both axes, pixels; not for unsuperpoint and kp2d.',
         low=0,
         high=64,
         live=True,
@@ -94,7 +94,12 @@ PARAMETERS = (
         high=1024,
         live=True,
     ),
-    Parameter('subpixel', _KEYPOINTS.subpixel, 'Refine positions to a fraction of a pixel.', live=True),
+    Parameter(
+        'subpixel',
+        _KEYPOINTS.subpixel,
+        'Refine positions to a fraction of a pixel; not for unsuperpoint and kp2d.',
+        live=True,
+    ),
     Parameter(
         'spread',
         _KEYPOINTS.spread,
