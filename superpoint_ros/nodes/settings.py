@@ -20,7 +20,11 @@ _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), T
 
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
-    Parameter('weights', 'superpoint', 'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.'),
+    Parameter(
+        'weights',
+        'superpoint',
+        'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.',
+    ),
     Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
     Parameter('engine', 'auto', 'What runs the network; auto takes the fastest here.', choices=ENGINES),
     Parameter('precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS),
