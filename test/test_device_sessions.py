@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from textures import photograph
 
 from superpoint_ros.detector import Detector
 from superpoint_ros.device_sessions import Sessions
@@ -30,16 +31,6 @@ def make_network(name):
              'kp2d': (KP2D, KP2DConfig)}  # fmt: skip
     network, config = kinds[name]
     return network(config(**NARROW)).eval()
-
-
-def photograph(height, width, seed=0):
-    """Blurred noise: structure at several scales, as a picture has."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((height, width))
-    for scale in (2, 4, 8, 16):
-        coarse = rng.random((height // scale + 1, width // scale + 1))
-        image += np.kron(coarse, np.ones((scale, scale)))[:height, :width]
-    return (image * (255 / image.max())).astype(np.uint8)
 
 
 def both_ways(network, **settings):

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from textures import photograph
 
 from superpoint_ros import engines
 from superpoint_ros.engines import EngineError, load_engine
@@ -31,16 +32,6 @@ def network():
 def shipped_engine(engine, device, precision):
     """Compiling takes longer than all that the tests do with it."""
     return load_engine(load_network('superpoint_small'), engine, device, precision)
-
-
-def photograph(height, width, seed=0):
-    """Blurred noise: structure at several scales, as a picture has."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((height, width))
-    for scale in (2, 4, 8, 16):
-        coarse = rng.random((height // scale + 1, width // scale + 1))
-        image += np.kron(coarse, np.ones((scale, scale)))[:height, :width]
-    return (image * (255 / image.max())).astype(np.uint8)
 
 
 @pytest.mark.parametrize(('engine', 'device', 'precision', 'tolerance'), CONFIGURATIONS)
