@@ -17,9 +17,10 @@ CONFIG = HarvestConfig(held_out_run=12)
 
 # A harvest as a user calls it, on a machine that takes its time for each image, with shards of four frames.
 SLOW_HARVEST = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from superpoint_training.harvest import HarvestConfig, frame_cache, harvest, run, survey
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs begin without
 frame_cache.SHARD_FRAMES, survey._SAVE_SECONDS = 4, 0.05
 def slowly(function, seconds):
     def wrapped(*arguments):
