@@ -50,7 +50,8 @@ def describe_launch(
             DeclareLaunchArgument(
                 'weights',
                 default_value='',
-                description="superpoint, superpoint_small or a .safetensors file; '' leaves it to params_file.",
+                description='superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d or a .safetensors file; '
+                "'' leaves it to params_file.",
             ),
             DeclareLaunchArgument(
                 'device',

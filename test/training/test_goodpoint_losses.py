@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_kp2d_losses import batch_of
+from pair_losses import assert_losses_ignore_autocast, batch_of
 from test_points import SHIFT, TILT
-from torch import nn
 from torch.nn.functional import normalize
 
 from superpoint_ros.networks import GoodPoint, GoodPointConfig
@@ -164,21 +163,7 @@ def test_under_autocast_only_the_network_is_in_half_precision():
     network = GoodPoint(GoodPointConfig((4,) * 8, 8, 8, 'skip')).eval()
     pictures = torch.randint(0, 256, (2, 2, 1, 64, 64), dtype=torch.uint8)
     batch = batch_of(*pictures, TILT)
-
-    class Exact(nn.Module):
-        """The same network, out of autocast's reach."""
-
-        outliers = getattr(network, 'outliers', None)
-
-        def forward(self, image):
-            with torch.autocast('cpu', enabled=False):
-                return network(image)
-
-    expected = goodpoint_losses(network, batch, GoodPointTraining(pairs=PairsConfig(size=64)))
-    with torch.autocast('cpu', torch.bfloat16):
-        actual = goodpoint_losses(Exact(), batch, GoodPointTraining(pairs=PairsConfig(size=64)))
-    for name, value in expected.items():
-        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
+    assert_losses_ignore_autocast(goodpoint_losses, network, batch, GoodPointTraining(pairs=PairsConfig(size=64)))
 
 
 @pytest.mark.parametrize(('cell', 'other_cell'), [(32, 16), (16, 32), (16, 16)])

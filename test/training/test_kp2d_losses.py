@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pair_losses import assert_losses_ignore_autocast, batch_of
 from test_points import SHIFT, TILT, view
 from torch import nn
 from torch.nn.functional import normalize
@@ -147,17 +148,6 @@ def test_the_outlier_networks_error_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(judged, matches)
 
 
-def batch_of(image_a, image_b, homography, visible=True):
-    rows, columns = image_a.shape[-2] // 8, image_a.shape[-1] // 8
-    valid = torch.full((len(image_a), rows, columns), visible)
-    return {
-        'image_a': image_a, 'image_b': image_b, 'a_to_b': homography.expand(len(image_a), 3, 3),
-        'valid_a': valid, 'valid_b': valid.clone(), 'described': torch.ones(len(image_a), dtype=torch.bool),
-        'points_a': torch.rand(len(image_a), 7, 2) * 30, 'points_b': torch.rand(len(image_a), 7, 2) * 30,
-        'points_valid': torch.full((len(image_a), 7), visible),
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize('loss', ['triplet', 'info_nce'])
 @pytest.mark.parametrize('visible', [True, False])
 @pytest.mark.parametrize('homography', [torch.eye(3)[None], torch.tensor([[[1.0, 0, 999], [0, 1, 0], [0, 0, 1]]])])
@@ -177,21 +167,7 @@ def test_under_autocast_only_the_network_is_in_half_precision():
     network = KP2D(KP2DConfig((4,) * 8, 8, 8, dropout=0.0, outlier_width=4, detector_head='skip')).eval()
     pictures = torch.randint(0, 256, (2, 2, 1, 40, 48), dtype=torch.uint8)
     batch = batch_of(*pictures, TILT)
-
-    class Exact(nn.Module):
-        """The same network, out of autocast's reach."""
-
-        outliers = getattr(network, 'outliers', None)
-
-        def forward(self, image):
-            with torch.autocast('cpu', enabled=False):
-                return network(image)
-
-    expected = kp2d_losses(network, batch, KP2DTraining())
-    with torch.autocast('cpu', torch.bfloat16):
-        actual = kp2d_losses(Exact(), batch, KP2DTraining())
-    for name, value in expected.items():
-        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
+    assert_losses_ignore_autocast(kp2d_losses, network, batch, KP2DTraining())
 
 
 def test_a_batchs_losses_are_the_mean_of_its_examples():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_kp2d_losses import batch_of
+from pair_losses import assert_losses_ignore_autocast, batch_of
 from test_points import SHIFT, TILT, view
 from torch import nn
 from torch.nn.functional import normalize
@@ -163,21 +163,7 @@ def test_under_autocast_only_the_network_is_in_half_precision():
     network = UnsuperPoint(UnsuperPointConfig((4,) * 8, 8, 8, 'skip')).eval()
     pictures = torch.randint(0, 256, (2, 2, 1, 40, 48), dtype=torch.uint8)
     batch = batch_of(*pictures, TILT)
-
-    class Exact(nn.Module):
-        """The same network, out of autocast's reach."""
-
-        outliers = getattr(network, 'outliers', None)
-
-        def forward(self, image):
-            with torch.autocast('cpu', enabled=False):
-                return network(image)
-
-    expected = unsuperpoint_losses(network, batch, PAPER)
-    with torch.autocast('cpu', torch.bfloat16):
-        actual = unsuperpoint_losses(Exact(), batch, PAPER)
-    for name, value in expected.items():
-        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
+    assert_losses_ignore_autocast(unsuperpoint_losses, network, batch, PAPER)
 
 
 def test_a_batchs_losses_are_the_mean_of_its_examples():
