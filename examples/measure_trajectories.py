@@ -26,6 +26,7 @@ from evo.core.filters import FilterException
 from evo.core.trajectory import PoseTrajectory3D
 from measured_sequences import Sequence, load
 from played_live import play
+from scipy.optimize import minimize
 from std_msgs.msg import Header
 from visual_odometry import Sight, VisualOdometry, from_features, from_stereo_matches
 
@@ -43,6 +44,8 @@ DETECTORS = ('superpoint', 'superpoint_small', 'sift', 'orb')
 KEYPOINTS = 1000
 RATIOS = {'sift': 0.8, 'orb': 0.9}
 """Of Lowe's test: without it the peers' matches are no good. Ours needs none."""
+LINES = {'odometry': '-', 'odometry, focal length by COLMAP': '--', 'COLMAP': ':', 'live': '-.'}
+"""How what each consumer makes is drawn."""
 SEGMENTS = (10, 20, 30, 40, 50)
 """Metres along the path over which relative errors are averaged, as KITTI does over 100 to 800 m."""
 
@@ -71,6 +74,24 @@ def ate(truth: PoseTrajectory3D, found: PoseTrajectory3D) -> float:
     error = metrics.APE(metrics.PoseRelation.translation_part)
     error.process_data((truth, found))
     return float(error.get_statistic(metrics.StatisticsType.rmse))
+
+
+def ate_of_another_body(truth: PoseTrajectory3D, found: PoseTrajectory3D) -> tuple[float, list[float]]:
+    """What is left of the error after a Sim(3) when the true poses may be those of another body than the camera.
+
+    Returns it with where in that body's frame the camera sits then, both in metres. Three more numbers are fitted:
+    this tells what an error is made of, and is not to be compared with one that is aligned as usual.
+    """
+
+    def error(seat: np.ndarray) -> float:
+        camera, fitted, offset = deepcopy(truth), deepcopy(found), np.eye(4)
+        offset[:3, 3] = seat
+        camera.transform(offset, right_mul=True)
+        fitted.align(camera, correct_scale=True)
+        return ate(camera, fitted)
+
+    best = minimize(error, np.zeros(3), method='Nelder-Mead', options={'initial_simplex': [[0] * 3, *0.1 * np.eye(3)]})
+    return float(best.fun), best.x.tolist()
 
 
 def drift(truth: PoseTrajectory3D, found: PoseTrajectory3D) -> dict[str, float]:
@@ -132,6 +153,7 @@ def measure_kitchen(name: str, detect: Detect, kitchen: Sequence) -> tuple[dict[
     for label, trajectory in made.items():
         truth, found = trajectory.pair(kitchen, align=True, scale=True)
         figures[label] = {'ate_m': ate(truth, found), 'poses': len(trajectory.poses)}
+        figures[label]['another_body'] = ate_of_another_body(truth, found)
     return figures, made
 
 
@@ -240,24 +262,27 @@ def main() -> None:
 
 
 def draw(sequences: dict[str, Sequence], made: dict[str, dict[str, Trajectory]], output: Path) -> None:
-    """A top view of each sequence's trajectories, and how far they are off over time."""
+    """A top view of each sequence's trajectories, and how far they are off over time. A colour is a detector."""
     import matplotlib as mpl
 
     mpl.use('Agg')
     from matplotlib import pyplot
 
+    colours = {name: f'C{index}' for index, name in enumerate(DETECTORS)}
     for key, sequence in sequences.items():
-        figure, (top, errors) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-        top.plot(*sequence.poses[:, [0, 2], 3].T, 'k', linewidth=3, alpha=0.35, label='truth')
+        figure, (top, errors) = pyplot.subplots(1, 2, figsize=(11, 5), layout='constrained')
+        top.plot(*sequence.poses[:, [0, 2], 3].T, 'k', linewidth=5, alpha=0.25, label='truth')
         for label, trajectory in made[key].items():
-            scale = key == KITCHEN
-            truth, found = trajectory.pair(sequence, align=scale, scale=scale)
-            top.plot(*found.positions_xyz[:, [0, 2]].T, linewidth=1, label=label)
+            detector, consumer = label.split(', ', 1)
+            line = {'color': colours[detector], 'linestyle': LINES[consumer], 'linewidth': 1.2}
+            fit = key == KITCHEN
+            truth, found = trajectory.pair(sequence, align=fit, scale=fit)
+            top.plot(*found.positions_xyz[:, [0, 2]].T, label=label, **line)
             off = np.linalg.norm(found.positions_xyz - truth.positions_xyz, axis=1)
-            errors.plot(truth.timestamps - sequence.stamps[0] / 1e9, off, linewidth=1)
-        top.set(xlabel='x, m', ylabel='z, m', title=f'{key}, from above', aspect='equal', adjustable='datalim')
-        errors.set(xlabel='s', ylabel='m', title='off the truth')
-        top.legend(fontsize=6)
+            errors.semilogy(truth.timestamps - sequence.stamps[0] / 1e9, off, **line)
+        top.set(xlabel='x, m', ylabel='z, m', title=f'{key}, from above')
+        errors.set(xlabel='s', ylabel='m', title='off the truth', ylim=(1e-3, None))
+        figure.legend(loc='outside lower center', ncols=3, fontsize=8)
         figure.savefig(output / f'{key}.png', dpi=80)
         pyplot.close(figure)
 

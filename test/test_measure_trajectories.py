@@ -14,7 +14,17 @@ pytest.importorskip('evo', reason='an optional extra')
 EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
-from measure_trajectories import AT_REST, STREET, Trajectory, ate, drift, load_detector, measure_stereo, stereo_figures  # noqa: E402
+from measure_trajectories import (  # noqa: E402
+    AT_REST,
+    STREET,
+    Trajectory,
+    ate,
+    ate_of_another_body,
+    drift,
+    load_detector,
+    measure_stereo,
+    stereo_figures,
+)
 from measured_sequences import Sequence, load, rectified_pair  # noqa: E402
 
 from superpoint_ros.camera import Camera  # noqa: E402
@@ -47,6 +57,19 @@ def test_another_frame_is_no_error(align):
     pair = Trajectory(moved(sequence.poses)).pair(sequence, align=align, scale=False)
     assert ate(*pair) < 1e-9
     assert drift(*pair) == pytest.approx({'percent': 0, 'deg_per_m': 0}, abs=1e-4)
+
+
+def test_poses_of_another_body_than_the_camera_are_told_from_a_wrong_path():
+    sequence, seat = street(), np.array([0.4, 0, -0.3])
+    turning = [cv2.Rodrigues(np.array([0.4 * np.sin(index / 9), 0.3 * np.sin(index / 7), 0]))[0] for index in range(61)]
+    sequence.poses[:, :3, :3] = turning
+    camera = sequence.poses.copy()
+    camera[:, :3, 3] += camera[:, :3, :3] @ seat
+    pair = Trajectory(moved(camera, scale=0.5)).pair(sequence, align=True, scale=True)
+    assert ate(*pair) > 0.05
+    left, found = ate_of_another_body(*pair)
+    assert left < 1e-3
+    np.testing.assert_allclose(found, seat, atol=2e-3)
 
 
 def test_scale_is_an_error_of_two_cameras_and_none_of_one():
