@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
@@ -11,7 +10,6 @@ from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.parameters import ParameterError
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import RIG_PARAMETERS
-from superpoint_ros.nodes.worker import NewestWins
 
 
 class RigNode(FrontendNode):
@@ -28,10 +26,9 @@ class RigNode(FrontendNode):
             return self._not_configured(str(error))
         return super().on_configure(state)
 
-    def _make_worker(self) -> NewestWins[Any]:
-        worker = super()._make_worker()
-        worker.gather = self._values['gather']
-        return worker
+    @property
+    def _gather(self) -> float:
+        return self._values['gather']
 
 
 def check_names(cameras: list[str]) -> tuple[str, ...]:
