@@ -113,7 +113,7 @@ def is_inside(points: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def unsupervised_point_loss(scores: Tensor, distances: Tensor, together: Tensor) -> Tensor:
-    """A keypoint that is found again nearer than others should score higher (UnsuperPoint's unsupervised point loss).
+    """A keypoint that is found again nearer than others should score higher (UnsuperPoint, section 4.1, equation 8).
 
         L = mean_k s_k (d_k - mean(d)),   s_k = (s_a + s_b) / 2
 

@@ -1,7 +1,7 @@
 """UnsuperPoint (Christiansen, Kragh, Brodskiy, Karstoft 2019): positions regressed, scores learned from their success.
 
-    L = usp * L_usp + uni_xy * L_uni_xy + desc * L_desc + decorr * (L_decorr_a + L_decorr_b)   (the paper's total loss)
-    L_usp = position * L_position + score * L_score + L_point
+    L = usp * L_usp + uni_xy * L_uni_xy + desc * L_desc + decorr * (L_decorr_a + L_decorr_b)   (paper, equation 2)
+    L_usp = position * L_position + score * L_score + L_point   (equation 5)
 
 The paper sums over the pairs of keypoints; here all losses are means over them, as in both re-implementations known,
 since their number differs from picture to picture; then means over the pairs of views.
@@ -84,17 +84,17 @@ class UnsuperPointTraining:
 
 
 def position_loss(matches: Correspondences) -> Tensor:
-    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k`."""
+    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k` (section 4.1, equation 6)."""
     return mean_of_means(matches.distances, matches.together)
 
 
 def score_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
-    """Keypoints that belong together have one score: `mean_k (s_a - s_b)^2`."""
+    """Keypoints that belong together have one score: `mean_k (s_a - s_b)^2`, `[B, N]` each (section 4.1, eq. 7)."""
     return mean_of_means((scores - other_scores).square(), together)
 
 
 def uniform_loss(positions: Tensor, valid: Tensor) -> Tensor:
-    """Relative positions are spread evenly over the cell ("uniform point predictions").
+    """Relative positions are spread evenly over the cell (section 4.2, equation 13).
 
         L = mean_i (x_(i) - (i - 1) / (M - 1))^2,   x_(1) <= ... <= x_(M) sorted, the same for y, added
 
@@ -115,7 +115,7 @@ def uniform_loss(positions: Tensor, valid: Tensor) -> Tensor:
 def hinge_loss(
     first: Tensor, second: Tensor, separation: Tensor, visible: Tensor, config: UnsuperPointTraining
 ) -> Tensor:
-    """The descriptor loss, SuperPoint's on regressed positions.
+    """The descriptor loss, SuperPoint's on regressed positions (section 4.3, equations 14 and 15).
 
         L = mean_ij lambda_d * c_ij * max(0, m_p - f_i.f_j) + (1 - c_ij) * max(0, f_i.f_j - m_n)
 
@@ -134,7 +134,7 @@ def hinge_loss(
 
 
 def decorrelation_loss(descriptors: Tensor, valid: Tensor) -> Tensor:
-    """Dimensions of the descriptor say different things ("decorrelate descriptor").
+    """Dimensions of the descriptor say different things (section 4.4, equations 16 and 17).
 
         L = sum_(i != j) r_ij^2 / (D (D - 1))
 
