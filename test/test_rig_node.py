@@ -70,9 +70,11 @@ def answers(rig: Cameras, headers: dict) -> dict:
     return {name: read_features(rig.wait_for(f'{name}/features', header)) for name, header in headers.items()}
 
 
-def values(rig: Cameras, name: str) -> dict[str, int]:
+def counts(rig: Cameras) -> dict[str, dict[str, int]]:
+    """Of the next report, by name and camera."""
     latest = rig.diagnostics()[2]
-    return {camera: int(latest.get(f'{camera}/{name}', 0)) for camera in NAMES}
+    names = ('received', 'processed', 'dropped', 'failed')
+    return {name: {camera: int(latest.get(f'{camera}/{name}', 0)) for camera in NAMES} for name in names}
 
 
 class TestEight:
@@ -89,7 +91,7 @@ class TestEight:
 
     def test_at_5_hz_all_are_processed(self, rig, active):
         answers(rig, publish(rig))
-        before = {name: values(rig, name) for name in ('received', 'processed', 'dropped', 'failed')}
+        before = counts(rig)
         sent = 0
         for shift in range(15):
             headers = publish(rig, shift)
@@ -97,9 +99,10 @@ class TestEight:
             next_time = time.monotonic() + 0.2
             answers(rig, headers)
             rig.spin_for(max(0.0, next_time - time.monotonic()))
+        after = counts(rig)
         for name, expected in (('received', sent), ('processed', sent), ('dropped', 0), ('failed', 0)):
-            now = values(rig, name)
-            assert {camera: now[camera] - before[name][camera] for camera in NAMES} == dict.fromkeys(NAMES, expected)
+            change = {camera: after[name][camera] - before[name][camera] for camera in NAMES}
+            assert change == dict.fromkeys(NAMES, expected)
 
     def test_one_camera_missing_does_not_stop_the_others_and_is_named(self, rig, active):
         answers(rig, publish(rig))
@@ -113,27 +116,28 @@ class TestEight:
 
     def test_an_image_that_can_not_be_read_is_its_cameras_alone(self, rig, active):
         answers(rig, publish(rig))
-        before = values(rig, 'failed')
+        before = counts(rig)['failed']
         header = rig.header()
         rig.images['left'].publish(image_message(scene(), 'mono8', header, encoding='holographic'))
         answers(rig, publish(rig, names=[name for name in NAMES if name != 'left']))
-        rig.spin_until(lambda: values(rig, 'failed')['left'] == before['left'] + 1, 'the failure to be counted')
+        rig.spin_until(lambda: counts(rig)['failed']['left'] == before['left'] + 1, 'the failure to be counted')
         level, message, _ = rig.diagnostics()
         assert level == ERROR
         assert message.startswith('left: unknown encoding')
-        after = values(rig, 'failed')
+        after = counts(rig)['failed']
         assert [name for name in NAMES if after[name] > before[name]] == ['left']
         answers(rig, publish(rig))
         assert rig.diagnostics()[0] == OK
 
     def test_the_newest_of_each_camera_wins_and_every_drop_is_counted(self, rig, active):
         answers(rig, publish(rig))
-        before = {name: values(rig, name) for name in ('received', 'processed', 'dropped', 'failed')}
+        before = counts(rig)
         for shift in range(30):
             newest = publish(rig, shift, names=('front', 'up'))
             time.sleep(0.003)
         answers(rig, newest)
-        changes = {name: {c: n - before[name][c] for c, n in values(rig, name).items()} for name in before}
+        after = counts(rig)
+        changes = {name: {c: after[name][c] - before[name][c] for c in NAMES} for name in before}
         for camera in ('front', 'up'):
             received, processed, dropped, failed = (changes[name][camera] for name in before)
             assert dropped > 0
