@@ -1,10 +1,10 @@
-"""The newest item of each source is handled, the others are counted as dropped, and no error ends a thread."""
+"""The newest item of each source is handled, the others are counted as dropped, and no error ends the thread."""
 
 import threading
 import time
 
 from superpoint_ros.nodes import worker
-from superpoint_ros.nodes.worker import NewestInTurn, NewestWins
+from superpoint_ros.nodes.worker import NewestWins
 
 
 class Desk:
@@ -109,60 +109,3 @@ def test_who_does_not_come_is_waited_for_no_longer_than_said():
     assert desk.begun.acquire(timeout=30)
     desk.worker.stop()
     assert desk.handled == [{0: 'a'}, {1: 'b'}]
-
-
-class Counter:
-    """Two threads in turn: `prepare` writes a number as text, and raises at what is none; `handle` waits."""
-
-    def __init__(self) -> None:
-        self.desk = desk = Desk()
-        desk.worker.stop()
-        self.prepared = threading.Semaphore(0)
-        self.worker = NewestInTurn(self.prepare, desk.handle, desk.dropped.append, desk.errors.append)
-
-    def prepare(self, items):
-        self.prepared.release()
-        return {source: f'{item:d}' for source, item in items.items()}
-
-
-def test_the_next_items_are_made_ready_while_those_before_are_handled():
-    counter = Counter()
-    counter.worker.put(1)
-    assert counter.desk.begun.acquire(timeout=30)
-    counter.worker.put(2, source=3)
-    assert counter.prepared.acquire(timeout=30)
-    assert counter.prepared.acquire(timeout=30)  # while 1 is handled
-    assert counter.desk.handled == []
-    counter.desk.may_end.release(2)
-    assert counter.desk.begun.acquire(timeout=30)
-    counter.worker.stop()
-    assert counter.desk.handled == [{0: '1'}, {3: '2'}]
-    assert counter.desk.dropped == []
-
-
-def test_each_item_is_handled_or_dropped_when_handling_is_slow():
-    counter = Counter()
-    for item in range(20):
-        counter.worker.put(item)
-        if item == 0:
-            assert counter.desk.begun.acquire(timeout=30)
-        else:
-            assert counter.prepared.acquire(timeout=30)
-    counter.desk.may_end.release(20)
-    assert counter.desk.begun.acquire(timeout=30)
-    counter.worker.stop()
-    assert len(counter.desk.handled) + len(counter.desk.dropped) == 20
-    assert counter.desk.handled[0] == {0: '0'}
-    assert counter.desk.handled[-1] in ({0: '18'}, {0: '19'})  # the last may have been in preparation at the stop
-
-
-def test_an_error_in_preparation_is_reported_and_the_next_item_is_handled():
-    counter = Counter()
-    counter.desk.may_end.release(9)
-    counter.worker.put('no number')
-    assert counter.prepared.acquire(timeout=30)
-    counter.worker.put(2)
-    assert counter.desk.begun.acquire(timeout=30)
-    counter.worker.stop()
-    assert counter.desk.handled == [{0: '2'}]
-    assert 'ValueError' in counter.desk.errors[0]

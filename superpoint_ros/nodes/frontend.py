@@ -38,14 +38,14 @@ from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
-from superpoint_ros.nodes.worker import NewestInTurn
+from superpoint_ros.nodes.worker import NewestWins
 
 RCLError = rclpy_implementation.RCLError
 _DIAGNOSTICS_PERIOD = 1.0  # seconds
 
 
 class FrontendNode(LifecycleNode):
-    """A shell around `Pipeline`. The executor's thread hands things over; the worker's two read and process images.
+    """A shell around `Pipeline`. The executor's thread hands things over; the worker does all work on images.
 
     configure loads the weights and warms up, activate subscribes, deactivate stops the worker, cleanup frees
     all. Nodes of several cameras derive from it: what they have in common is here.
@@ -71,7 +71,7 @@ class FrontendNode(LifecycleNode):
         self._outputs: list[Any] = []
         self._channels: list[Channel] = []
         self._pipeline: Pipeline | None = None
-        self._worker: NewestInTurn[Any, Any] | None = None
+        self._worker: NewestWins[Any] | None = None
         self._infos: list[Any] = []
         self._inputs: list[Any] = []
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -162,20 +162,13 @@ class FrontendNode(LifecycleNode):
     def _make_pipeline(self) -> Pipeline:
         return Pipeline(self._load, self._settings, self._channels, self.get_logger())
 
-    @property
-    def _gather(self) -> float:
-        """Seconds that an image waits for those of the other cameras."""
-        return 0.0
-
-    def _make_worker(self) -> NewestInTurn[Any, Any]:
+    def _make_worker(self) -> NewestWins[Any]:
         """Hands arrivals to the pipeline; its sources are the cameras."""
         assert self._pipeline is not None
-        return NewestInTurn(
-            self._pipeline.see,
+        return NewestWins(
             self._pipeline.process,
             lambda index: self._channels[index].statistics.on_dropped(),
             self.get_logger().error,
-            self._gather,
         )
 
     def _take(self, index: int, arrival: Arrival) -> None:

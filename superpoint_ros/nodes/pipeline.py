@@ -23,34 +23,25 @@ from superpoint_ros.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image that was read."""
-
-    arrival: Arrival
-    view: View
-    decode_ms: float
-
-    @property
-    def header(self) -> Any:
-        """Of its message."""
-        return self.arrival.message.header
-
-
-@dataclass(frozen=True)
 class Batch:
-    """Images that are processed together, by the number of their camera."""
+    """Images that are processed together, and what they saw, by the number of their camera."""
 
-    images: Mapping[int, Seen]
+    arrivals: Mapping[int, Arrival]
+    views: Mapping[int, View]
     settings: Settings
     begun: float
     """When work on them began, seconds of the monotonic clock."""
     watch: Stopwatch
 
+    def header(self, index: int) -> Any:
+        """Of the image of a camera."""
+        return self.arrivals[index].message.header
+
 
 class Pipeline:
     """Processes the images of one camera or several; whatever is wrong with one is counted, and logged once.
 
-    `see` belongs to one thread, `process` to one. Others may replace `settings` and `detector`, call the channels'
+    `process` belongs to one thread. The others may replace `settings` and `detector`, call the channels'
     `optics.set_info` and set `reset_wanted` at any time: each is looked at before the next images.
     """
 
@@ -81,43 +72,43 @@ class Pipeline:
         """What keeps it from working, or from working as asked, for people."""
         return ' '.join(filter(None, (channel.problem for channel in self.channels))) or self._device_problem
 
-    def see(self, arrivals: Mapping[int, Arrival]) -> dict[int, Seen]:
-        """Read an Image or CompressedImage of some cameras, by their number; without those that can't be read."""
-        seen, rectification = {}, self.settings.rectification
+    def process(self, arrivals: Mapping[int, Arrival]) -> None:
+        """Take an Image or CompressedImage of some cameras, by their number. Never raises."""
+        watch, begun, settings = Stopwatch(), monotonic(), self.settings
+        views = self.see(arrivals, settings)
+        watch.lap('decode')
+        try:
+            if views:
+                self._process(Batch(arrivals, views, settings, begun, watch))
+        except EngineError as error:
+            self._fail(views, 'engine failure', str(error))
+            self._fall_back_to_cpu(error)
+        except Exception:  # a fault of ours in one image must not end the robot's sight
+            self._fail(views, 'internal error', traceback.format_exc())
+
+    def see(self, arrivals: Mapping[int, Arrival], settings: Settings) -> dict[int, View]:
+        """What the cameras saw, of those whose images can be read."""
+        views = {}
         for index, arrival in arrivals.items():
-            watch = Stopwatch()
             try:
-                view = self.channels[index].view(arrival.message, rectification)
+                views[index] = self.channels[index].view(arrival.message, settings.rectification)
             except ImageError as error:
                 self._fail([index], error.cause, str(error))
             except Exception:
                 self._fail([index], 'internal error', traceback.format_exc())
-            else:
-                watch.lap('decode')
-                seen[index] = Seen(arrival, view, watch.laps['decode'])
-        return seen
-
-    def process(self, images: Mapping[int, Seen]) -> None:
-        """Find, match, track and publish what images of one moment show. Never raises."""
-        try:
-            self._process(Batch(images, self.settings, monotonic(), Stopwatch()))
-        except EngineError as error:
-            self._fail(images, 'engine failure', str(error))
-            self._fall_back_to_cpu(error)
-        except Exception:  # a fault of ours in one image must not end the robot's sight
-            self._fail(images, 'internal error', traceback.format_exc())
+        return views
 
     def publish(self, frames: Mapping[int, Frame], batch: Batch) -> None:
         """Publish what was found, under the headers of the images."""
         for index, frame in frames.items():
-            seen = batch.images[index]
-            self.channels[index].outputs.publish(frame, seen.view.image, seen.header, batch.settings.descriptor_type)
+            image, descriptor_type = batch.views[index].image, batch.settings.descriptor_type
+            self.channels[index].outputs.publish(frame, image, batch.header(index), descriptor_type)
         batch.watch.lap('publish')
 
     def _process(self, batch: Batch) -> None:
         shots = {
-            index: Shot(seen.view.image, stamp_ns(seen.header.stamp), seen.view.mask)
-            for index, seen in batch.images.items()
+            index: Shot(view.image, stamp_ns(batch.header(index).stamp), view.mask)
+            for index, view in batch.views.items()
         }
         self._prepare(batch, shots)
         frames = self._rig.process(shots)
@@ -125,12 +116,11 @@ class Pipeline:
         self.publish(frames, batch)
         self._device_problem = self._why_fallback if self._rig.detector is self._fallback else ''
         laps, now = batch.watch.laps, monotonic()
-        after = {stage: laps[stage] for stage in laps if stage != 'frontend'}
+        after = {stage: laps[stage] for stage in laps if stage not in ('decode', 'frontend')}
         for index, frame in frames.items():
-            seen = batch.images[index]
-            waited = (batch.begun - seen.arrival.time) * 1e3 - seen.decode_ms
-            times = {'waited': waited, 'decode': seen.decode_ms, **frame.timings, **after}
-            self.channels[index].done(frame, (now - seen.arrival.time) * 1e3, times)
+            came = batch.arrivals[index].time
+            times = {'waited': (batch.begun - came) * 1e3, 'decode': laps['decode'], **frame.timings, **after}
+            self.channels[index].done(frame, (now - came) * 1e3, times)
 
     def _prepare(self, batch: Batch, shots: Mapping[int, Shot]) -> None:
         """Let the front-ends follow what changed since the last images."""
@@ -139,9 +129,9 @@ class Pipeline:
             self._rig.reset()
         if self._rig.detector is not self.detector:
             self._rig.detector = self.detector
-        for index, seen in batch.images.items():
+        for index, view in batch.views.items():
             frontend = self._rig.frontends[index]
-            self.channels[index].prepare(frontend, seen.view, shots[index].stamp_ns)
+            self.channels[index].prepare(frontend, view, shots[index].stamp_ns)
             batch.settings.apply(frontend)
 
     def _fail(self, indices: Iterable[int], cause: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
@@ -10,6 +11,7 @@ from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.parameters import ParameterError
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import RIG_PARAMETERS
+from superpoint_ros.nodes.worker import NewestWins
 
 
 class RigNode(FrontendNode):
@@ -26,9 +28,10 @@ class RigNode(FrontendNode):
             return self._not_configured(str(error))
         return super().on_configure(state)
 
-    @property
-    def _gather(self) -> float:
-        return self._values['gather']
+    def _make_worker(self) -> NewestWins[Any]:
+        worker = super()._make_worker()
+        worker.gather = self._values['gather']
+        return worker
 
 
 def check_names(cameras: list[str]) -> tuple[str, ...]:

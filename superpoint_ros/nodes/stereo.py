@@ -13,12 +13,13 @@ from superpoint_ros.camera import Camera
 from superpoint_ros.frontend import Frame
 from superpoint_ros.nodes.channel import Arrival
 from superpoint_ros.nodes.frontend import FrontendNode, serve
+from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.outputs import Outputs, StereoOutput
 from superpoint_ros.nodes.pairing import Pairing, make_pairing
-from superpoint_ros.nodes.pipeline import Batch, Pipeline, Seen
+from superpoint_ros.nodes.pipeline import Batch, Pipeline
 from superpoint_ros.nodes.process import run
-from superpoint_ros.nodes.settings import STEREO_PARAMETERS
-from superpoint_ros.nodes.worker import NewestInTurn
+from superpoint_ros.nodes.settings import STEREO_PARAMETERS, Settings
+from superpoint_ros.nodes.worker import NewestWins
 from superpoint_ros.stereo import (
     StereoCamera,
     StereoError,
@@ -43,26 +44,26 @@ class StereoPipeline(Pipeline):
         self._camera: StereoCamera | None = None
         self._why_no_camera = ''
 
-    def see(self, arrivals: Mapping[int, Arrival]) -> dict[int, Seen]:
-        """Read both images, or, where one can't be read, none."""
-        seen = super().see(arrivals)
-        if len(seen) == 2:
-            return seen
-        for index in seen:
+    def see(self, arrivals: Mapping[int, Arrival], settings: Settings) -> dict[int, View]:
+        """What the cameras saw, if both images can be read."""
+        views = super().see(arrivals, settings)
+        if len(views) == 2:
+            return views
+        for index in views:
             self.channels[index].statistics.on_dropped()
         return {}
 
     def publish(self, frames: Mapping[int, Frame], batch: Batch) -> None:
         """Match the two frames, and publish what was found under the headers of the images."""
         left, right, settings = frames[LEFT], frames[RIGHT], batch.settings.stereo
-        self._follow(batch.images[LEFT].view.camera, batch.images[RIGHT].view.camera)
+        self._follow(batch.views[LEFT].camera, batch.views[RIGHT].camera)
         matches = StereoMatches.empty()
         if self._camera is not None:
             matches = match_stereo(left.features, right.features, self._camera, settings)
         self.warning = self._why_no_camera or self._why_few(left, right, matches, settings)
         self.figures = _figures(left, matches)
         batch.watch.lap('stereo')
-        self._output.publish(matches, left, right, batch.images[LEFT].header)
+        self._output.publish(matches, left, right, batch.header(LEFT))
         super().publish(frames, batch)
 
     def _follow(self, left: Camera | None, right: Camera | None) -> None:
@@ -126,16 +127,11 @@ class StereoNode(FrontendNode):
         self._outputs.append(output)
         return StereoPipeline(self._load, self._settings, self._channels, self.get_logger(), output=output)
 
-    def _make_worker(self) -> NewestInTurn[Any, Any]:
+    def _make_worker(self) -> NewestWins[Any]:
         """Its one source are pairs."""
         pipeline = self._pipeline
         assert pipeline is not None
-        return NewestInTurn(
-            lambda pairs: {0: seen} if (seen := pipeline.see(pairs[0])) else {},
-            lambda pairs: pipeline.process(pairs[0]),
-            self._on_dropped,
-            self.get_logger().error,
-        )
+        return NewestWins(lambda pairs: pipeline.process(pairs[0]), self._on_dropped, self.get_logger().error)
 
     def _take(self, index: int, arrival: Arrival) -> None:
         if self._pairing is not None:

@@ -1,4 +1,4 @@
-"""Threads that always handle the newest item of each source: no more than one of each waits, so nothing queues."""
+"""A thread that always handles the newest item of each source: no more than one of each waits, so nothing queues."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar('Item')
-Prepared = TypeVar('Prepared')
 
 _ALIVE = 1.0  # seconds; for a source that was silent for longer the others do not wait
 
@@ -22,7 +21,7 @@ class NewestWins(Generic[Item]):
         on_drop: called with the source of each item that was replaced, or still waited at `stop`.
         on_error: called with the traceback when `handle` raised; the next items are handled all the same.
         gather: seconds that the first item waits for those of the other sources, to be handled together. It
-            does not wait for sources that are silent.
+            does not wait for sources that are silent. May be changed at any time.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class NewestWins(Generic[Item]):
         self._handle = handle
         self._on_drop = on_drop
         self._on_error = on_error
-        self._gather = gather
+        self.gather = gather
         self._waiting: dict[int, Item] = {}
         self._last_put: dict[int, float] = {}
         self._stopped = False
@@ -67,8 +66,8 @@ class NewestWins(Generic[Item]):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._waiting)
-                if self._gather:
-                    self._changed.wait_for(lambda: self._stopped or self._is_complete(), self._gather)
+                if self.gather:
+                    self._changed.wait_for(lambda: self._stopped or self._is_complete(), self.gather)
                 if self._stopped:
                     return
                 items, self._waiting = self._waiting, {}
@@ -80,38 +79,3 @@ class NewestWins(Generic[Item]):
     def _is_complete(self) -> bool:
         now = monotonic()
         return all(source in self._waiting for source, put in self._last_put.items() if now - put < _ALIVE)
-
-
-class NewestInTurn(Generic[Item, Prepared]):
-    """Two threads in turn: while the items of one moment are handled, the next are made ready.
-
-    Args:
-        prepare: called with the items that wait, by source; returns those that are to be handled.
-        handle: called with what is ready, by source in ascending order, one or more.
-        on_drop, on_error: as of `NewestWins`, for both.
-        gather: as of `NewestWins`, before `handle`.
-    """
-
-    def __init__(
-        self,
-        prepare: Callable[[dict[int, Item]], dict[int, Prepared]],
-        handle: Callable[[dict[int, Prepared]], None],
-        on_drop: Callable[[int], None],
-        on_error: Callable[[str], Any],
-        gather: float = 0.0,
-    ) -> None:
-        def hand_on(items: dict[int, Item]) -> None:
-            for source, ready in prepare(items).items():
-                self._second.put(ready, source)
-
-        self._second = NewestWins(handle, on_drop, on_error, gather)
-        self._first = NewestWins(hand_on, on_drop, on_error)
-
-    def put(self, item: Item, source: int = 0) -> None:
-        """Hand an item over. Never blocks for longer than a swap."""
-        self._first.put(item, source)
-
-    def stop(self) -> None:
-        """Finish the items in hand, drop those that wait, and end the threads."""
-        self._first.stop()
-        self._second.stop()
