@@ -102,6 +102,15 @@ class TestDatabase:
         )
         opened.close()
 
+    def test_pairs_with_too_few_inliers_are_left_out(self, database, bag, tmp_path):
+        opened = pycolmap.Database.open(database)
+        ids = [image.image_id for image in opened.read_all_images()]
+        inliers = [len(opened.read_two_view_geometry(ids[a], ids[b]).inlier_matches) for a, b in pairs(FRAMES, 4)]
+        opened.close()
+        fewest = int(np.median(inliers)) + 1
+        counts = export(read_recorded(bag), tmp_path, ExportSettings(window=4, fewest=fewest))
+        assert 0 < counts['pairs'] == sum(count >= fewest for count in inliers) < len(inliers)
+
     def test_exporting_again_replaces(self, database, bag, tmp_path):
         for every in (2, 4):
             counts = export(read_recorded(bag), tmp_path, ExportSettings(every=every))
