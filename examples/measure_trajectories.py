@@ -152,8 +152,11 @@ def measure_kitchen(name: str, detect: Detect, kitchen: Sequence) -> tuple[dict[
     made = {'odometry': as_given, 'odometry, focal length by COLMAP': calibrated, 'COLMAP': by_colmap}
     for label, trajectory in made.items():
         truth, found = trajectory.pair(kitchen, align=True, scale=True)
-        figures[label] = {'ate_m': ate(truth, found), 'poses': len(trajectory.poses)}
-        figures[label]['another_body'] = ate_of_another_body(truth, found)
+        figures[label] = {
+            'ate_m': ate(truth, found),
+            'another_body': ate_of_another_body(truth, found),
+            'poses': len(trajectory.poses),
+        }
     return figures, made
 
 

@@ -76,8 +76,8 @@ class Client(Node):
         self._sent = 0
 
     def listen(self, kind: type, topic: str):
-        more_than_a_test_sends_before_it_listens = QoSProfile(depth=100)
-        return self.create_subscription(kind, topic, self.heard[topic].append, more_than_a_test_sends_before_it_listens)
+        qos = QoSProfile(depth=100)  # a test may send many images before it listens
+        return self.create_subscription(kind, topic, self.heard[topic].append, qos)
 
     def spin_until(self, condition, what: str, patience: float = PATIENCE) -> None:
         """Receive messages until a condition holds; fails when it takes too long."""

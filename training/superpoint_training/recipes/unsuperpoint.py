@@ -134,7 +134,7 @@ def hinge_loss(
 
 
 def decorrelation_loss(descriptors: Tensor, valid: Tensor) -> Tensor:
-    """Dimensions of the descriptor say different things (section 4.4, equations 16 and 17).
+    """Dimensions of the descriptor say different things (section 4.4, equations 16 and 17; squared as in L2-Net).
 
         L = sum_(i != j) r_ij^2 / (D (D - 1))
 
