@@ -5,7 +5,8 @@ the nearest keypoint by position is also the nearest by descriptor both views ar
 
     L = L_keypoints + L_heatmap + L_descriptor   (the paper's training loss)
 
-All losses are means over the pairs of views of what each pair comes to.
+All losses are means over the pairs of views of what each pair comes to. Docstrings cite the paper by the terms of its
+loss; its section numbers were not at hand.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def agree(
     other_valid: Tensor,
     radius: float,
 ) -> Agreement:
-    """Find the keypoints that both views agree on, by position and by descriptor.
+    """Find the keypoints that both views agree on, by position and by descriptor (the paper's targets, K').
 
     Args:
         points, others: `[B, N, 2]`, `[B, M, 2]` keypoints of the two views, pixels.
@@ -149,7 +150,7 @@ def look_up(values: Tensor, points: Tensor) -> Tensor:
 
 
 def keypoint_loss(heatmap: Tensor, targets: Tensor, agreed: Tensor) -> Tensor:
-    """Minus half the mean log probability of the agreed keypoints, of one view.
+    """Minus half the mean log probability of the agreed keypoints, of one view (training loss, L_keypoints).
 
     `L = -1/2 mean_k log P[K'_k]`, to be added for both views. 0 for a view that is sure of all of them.
 
@@ -164,7 +165,7 @@ def keypoint_loss(heatmap: Tensor, targets: Tensor, agreed: Tensor) -> Tensor:
 
 def heatmap_loss(heatmap: Tensor, other: Tensor, homography: Tensor, valid: Tensor, other_valid: Tensor,
                  sigma: float) -> Tensor:  # fmt: skip
-    """Both views' blurred heatmaps are one, seen through the homography.
+    """Both views' blurred heatmaps are one, seen through the homography (training loss, L_heatmap).
 
     `L = mean_p (G * P[p] - G * P_h[H p])^2` over the pixels p that both show; 0 for a detector that moves with the
     picture. Nearest pixels are compared; the blur makes that no matter.
@@ -199,7 +200,7 @@ def blur(heatmap: Tensor, sigma: float) -> Tensor:
 def three_part_loss(
     descriptors: Tensor, other_descriptors: Tensor, strangers: Tensor, agreement: Agreement, wrong_distance: float
 ) -> Tensor:
-    """The descriptor loss, with g the cosine similarity.
+    """The descriptor loss, with g the cosine similarity (training loss, L_descriptor).
 
         L = mean_correct (1 - g) + mean_wrong max(0, g) + mean_random max(0, g)
 

@@ -86,13 +86,13 @@ def _by_pixel(cells: Tensor) -> Tensor:
 def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tensor, Tensor]:
     """The map `[B, H, W]` of the picture that the homography leads to, and where it shows valid cells."""
     height, width = map_.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=map_.device), torch.arange(width, device=map_.device), indexing='ij'
-    )
-    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).to(map_.dtype)
+    x = torch.arange(width, device=map_.device, dtype=map_.dtype)
+    y = torch.arange(height, device=map_.device, dtype=map_.dtype)[:, None]
     # Not a matrix product: autocast would make bfloat16 of it, which is most of a pixel off at 150.
-    moved = (homography.to(map_.dtype)[:, None, None] * pixels[..., None, :]).sum(dim=-1)
-    grid = (moved[..., :2] / moved[..., 2:] + 0.5) / map_.new_tensor([width, height]) * 2 - 1
+    rows = homography.to(map_.dtype)[..., None, None].unbind(1)
+    across, down, depth = (row[:, 0] * x + row[:, 1] * y + row[:, 2] for row in rows)
+    moved = torch.stack([across / depth, down / depth], dim=-1)
+    grid = (moved + 0.5) / map_.new_tensor([width, height]) * 2 - 1
     seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999
 
