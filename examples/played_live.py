@@ -25,7 +25,7 @@ QUIET_SECONDS = 5.0
 """Without a pose after the last image, until all are taken to have come."""
 
 
-def play(sequence: Sequence, weights: str, folder: Path) -> dict[int, np.ndarray]:
+def play(sequence: Sequence, weights: str, folder: Path, focal_doubt: float = 0.0) -> dict[int, np.ndarray]:
     """Publish the images at the times of their stamps. Returns the poses heard, [4, 4] camera to world, by frame.
 
     Logs go to `folder`. Raises ProcessError when a node ends or does not start.
@@ -35,7 +35,7 @@ def play(sequence: Sequence, weights: str, folder: Path) -> dict[int, np.ndarray
     stereo = len(sequence.cameras) == 2
     node = 'stereo' if stereo else 'frontend'
     frontend = _parameters(autostart='true', weights=weights, image_reliability='reliable')
-    odometry = _parameters(stereo=str(stereo).lower())
+    odometry = _parameters(stereo=str(stereo).lower(), focal_doubt=str(float(focal_doubt)))
     logs = {name: folder / f'{sequence.name}-{weights}-{name}.log' for name in (node, 'odometry')}
     with (
         Process(f'superpoint_ros.nodes.{node}', frontend, logs[node]) as one,

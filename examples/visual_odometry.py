@@ -2,6 +2,7 @@
 
     python examples/visual_odometry.py                                   # one camera: `features`; up to scale
     python examples/visual_odometry.py --ros-args -p stereo:=true        # two: `stereo_matches`; metres
+    python examples/visual_odometry.py --ros-args -p focal_doubt:=0.03   # not calibrated: may be 3 % off; it is found
 
 It sees no image. What it takes of a message are track ids and rays, and of two cameras the depth; matching, the
 check of matches and ids that survive a missed frame are the front-end's work. Each image is located against the
@@ -16,7 +17,6 @@ are left at 0, not known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,9 +60,10 @@ class Keyframe:
 
 
 class VisualOdometry:
-    """Poses of a camera from track ids and rays. Knows no ROS."""
+    """Poses of a camera from track ids and rays. Knows no ROS. `focal_doubt` is the parameter of that name."""
 
-    def __init__(self) -> None:
+    def __init__(self, focal_doubt: float = 0.0) -> None:
+        self.focal, self._doubt = 1.0, focal_doubt  # what was found, as a multiple of what was given
         self._window: list[Keyframe] = []
         self._points: dict[int, np.ndarray] = {}
         self._pose, self._motion = np.eye(4), np.zeros(6)
@@ -75,9 +76,10 @@ class VisualOdometry:
         ids: [N] track ids. seen: as in `Keyframe`. focal: pixels; the unit of the thresholds. baseline: of the
         stereo pair, in the unit that poses shall have. seconds: since the image before.
         """
+        focal, seen = focal * self.focal, np.asarray(seen, float) / self.focal
         order, step = np.argsort(ids), self._motion * seconds
         expected = matrix(cv2.Rodrigues(step[:3])[0], step[3:]) @ self._pose
-        frame = Keyframe(ids[order].astype(np.int64), np.asarray(seen, float)[order], expected)
+        frame = Keyframe(ids[order].astype(np.int64), seen[order], expected)
         if self._points and not self._locate(frame, OUTLIER / focal):
             self._window, self._points = [], {}  # lost: begin anew, from where the last motion leads
         if not self._points and not self._begin(frame, focal):
@@ -176,11 +178,14 @@ class VisualOdometry:
         points = np.array([self._points[number] for number in numbers.tolist()])
         # One camera's window keeps its place and its scale by two poses that stay.
         fixed = 1 if np.isfinite(seen[:, 2]).any() else 2
-        poses, points, errors = adjust(poses, points, view, point, seen, baseline, NOISE / focal, fixed)
+        window = poses, points, view, point, seen, baseline, NOISE / focal
+        poses, points, stretch, errors = adjust(*window, fixed, self._doubt)
+        self.focal *= stretch
         wrong = errors > OUTLIER / focal
         for index, (keyframe, r) in enumerate(zip(self._window, rows, strict=True)):
             keyframe.pose = poses[index]
             keyframe.seen[r[wrong[view == index]]] = np.nan
+            keyframe.seen /= stretch
         kept = np.bincount(point[~wrong], minlength=len(points)) > 0
         self._points = dict(zip(numbers[kept].tolist(), points[kept], strict=True))
 
@@ -243,29 +248,24 @@ class OdometryNode(Node):
     def __init__(self) -> None:
         super().__init__('visual_odometry')
         stereo = self.declare_parameter('stereo', False).value
-        self._odometry, self._stamp_ns, self._poses = VisualOdometry(), 0, []
+        self._doubt = self.declare_parameter('focal_doubt', 0.0).value
+        self._odometry, self._stamp_ns, self._poses = VisualOdometry(self._doubt), 0, []
         self._odometry_out = self.create_publisher(Odometry, 'odometry', 10)
         self._path_out = self.create_publisher(Path, 'path', 1)
-        if stereo:
-            self._listen('stereo_matches', from_stereo_matches)
-        else:
-            self._listen('features', from_features)
-
-    def _listen(self, topic: str, read: Callable[[PointCloud2], Sight]) -> None:
+        topic, read = ('stereo_matches', from_stereo_matches) if stereo else ('features', from_features)
         self.create_subscription(PointCloud2, topic, lambda message: self._update(message.header, read(message)), 3)
 
     def _update(self, header: Header, sight: Sight) -> None:
         now_ns = stamp_ns(header.stamp)
         if now_ns < self._stamp_ns:  # a bag that begins again
-            self._odometry, self._poses, self._stamp_ns = VisualOdometry(), [], now_ns
+            self._odometry, self._poses, self._stamp_ns = VisualOdometry(self._doubt), [], now_ns
         matrix = self._odometry.update(*sight, seconds=(now_ns - self._stamp_ns) / 1e9)
         self._stamp_ns = now_ns
         if matrix is None:
             self.get_logger().info('Waiting for rays that tell how the camera moves.', throttle_duration_sec=5.0)
             return
-        pose, frame = to_pose(matrix), header.frame_id
-        odom = Header(stamp=header.stamp, frame_id='odom')
-        odometry = Odometry(header=odom, child_frame_id=frame)
+        pose, odom = to_pose(matrix), Header(stamp=header.stamp, frame_id='odom')
+        odometry = Odometry(header=odom, child_frame_id=header.frame_id)
         odometry.pose.pose = pose
         self._odometry_out.publish(odometry)
         self._poses = [*self._poses, PoseStamped(header=odom, pose=pose)][-PATH:]

@@ -100,6 +100,20 @@ class TestGeometry:
         positions = np.array([found[step][:3, 3] for step in found])
         assert similarity_error(positions, np.array([truth[step][:3, 3] for step in found]), True) < 0.03
 
+    def test_a_focal_length_that_is_off_is_found_on_the_way(self):
+        world, truth = World(0.3), walk(60)
+        errors = {}
+        for doubt in (0.0, 0.03):
+            odometry, found = VisualOdometry(doubt), {}
+            for step, pose in enumerate(truth):
+                ids, seen = world.look(pose, False)
+                found[step] = odometry.update(ids, 1.05 * seen, FOCAL / 1.05)
+            known = [step for step, pose in found.items() if pose is not None]
+            positions = [np.array([poses[step][:3, 3] for step in known]) for poses in (found, truth)]
+            errors[doubt] = similarity_error(*positions, True)
+            assert odometry.focal == pytest.approx(1.05 if doubt else 1.0, abs=0.015 if doubt else 0)
+        assert errors[0.03] < 0.7 * errors[0.0]
+
     def test_one_camera_that_only_turns_tells_no_position(self):
         truth = [np.eye(4) for _ in range(20)]
         for step, pose in enumerate(truth):
@@ -140,7 +154,7 @@ class TestAdjustment:
         rng = np.random.default_rng(0)
         moved = poses.copy()
         moved[1:, :3, 3] += rng.normal(0, 0.02, (5, 3))
-        found, landmarks, errors = adjust(
+        found, landmarks, _, errors = adjust(
             moved, points + rng.normal(0, 0.05, points.shape), view, point, np.concatenate(seen), BASELINE,
             noise=1 / FOCAL, fixed=1, steps=30,
         )  # fmt: skip
@@ -148,13 +162,26 @@ class TestAdjustment:
         np.testing.assert_allclose(landmarks, points, atol=2e-3)
         assert errors.max() < 1e-5
 
+    @pytest.mark.parametrize('focal', [0.95, 1.04])
+    def test_it_finds_the_focal_length(self, focal):
+        world, truth = World(0.0), walk(6)
+        poses = np.linalg.inv(np.array(truth))
+        ids, seen = zip(*(world.look(pose, True) for pose in truth), strict=True)
+        view = np.repeat(np.arange(6), [len(i) for i in ids])
+        numbers, point = np.unique(np.concatenate(ids), return_inverse=True)
+        how = {'noise': 1 / FOCAL, 'fixed': 1, 'steps': 30}
+        given = poses, world.points[numbers - 7], view, point, focal * np.concatenate(seen), BASELINE
+        assert adjust(*given, **how, doubt=10.0)[2] == pytest.approx(focal, abs=1e-4)
+        assert abs(adjust(*given, **how, doubt=1e-6)[2] - 1) < 1e-3
+        assert adjust(*given, **how)[2] == 1.0
+
     def test_fixed_poses_stay(self):
         world, truth = World(1.0), walk(4)
         poses = np.linalg.inv(np.array(truth))
         ids, seen = zip(*(world.look(pose, False) for pose in truth), strict=True)
         view = np.repeat(np.arange(4), [len(i) for i in ids])
         numbers, point = np.unique(np.concatenate(ids), return_inverse=True)
-        found, _, _ = adjust(
+        found, _, _, _ = adjust(
             poses, world.points[numbers - 7], view, point, np.concatenate(seen), 1.0, noise=1 / FOCAL, fixed=2
         )
         np.testing.assert_array_equal(found[:2], poses[:2])
