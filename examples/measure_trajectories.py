@@ -54,9 +54,15 @@ SEGMENTS = (10, 20, 30, 40, 50)
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a consumer made of a sequence: camera-to-world poses [4, 4] by their frame's index."""
+    """What a consumer made of a sequence.
+
+    Attributes:
+        poses: camera to world [4, 4] by their frame's index.
+        focal: the focal length that it found, as a multiple of the one given.
+    """
 
     poses: dict[int, np.ndarray]
+    focal: float = 1.0
 
     def pair(self, sequence: Sequence, align: bool, scale: bool) -> tuple[PoseTrajectory3D, PoseTrajectory3D]:
         """Truth and estimate as evo takes them, of the same frames; the estimate moved to fit the truth."""
@@ -140,35 +146,33 @@ def follow(sights: Iterable[Sight], stamps: np.ndarray, focal_doubt: float = 0.0
         pose = odometry.update(*sight, seconds=step / 1e9)
         if pose is not None:
             poses[index] = pose
-    return Trajectory(poses)
+    return Trajectory(poses, odometry.focal)
 
 
 def measure_kitchen(name: str, detect: Detect, kitchen: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:
     """One camera by the odometry, and by COLMAP from the same messages."""
     messages = [encode_features(frame, header(frame), 'int8') for frame in Features(detect, kitchen, 0, name).frames()]
     recorded = RecordedFeatures([read_features(message) for message in messages], kitchen.cameras[0])
-    by_colmap, focal = reconstruct(recorded, kitchen)
     sights = [from_features(message) for message in messages]
     made = {
         'odometry': follow(sights, kitchen.stamps, FOCAL_DOUBT),
         'odometry, focal length as given': follow(sights, kitchen.stamps),
-        'COLMAP': by_colmap,
+        'COLMAP': reconstruct(recorded, kitchen),
     }
-    figures: dict[str, Any] = {'frames': len(kitchen.stamps), 'colmap_focal': focal}
+    figures: dict[str, Any] = {'frames': len(kitchen.stamps)}
     for label, trajectory in made.items():
         truth, found = trajectory.pair(kitchen, align=True, scale=True)
         figures[label] = {
             'ate_m': ate(truth, found),
             'another_body': ate_of_another_body(truth, found),
             'poses': len(trajectory.poses),
+            'focal': trajectory.focal,
         }
     return figures, made
 
 
-def reconstruct(
-    recorded: RecordedFeatures, kitchen: Sequence, every: int = 5
-) -> tuple[Trajectory, tuple[float, float]]:
-    """COLMAP's incremental mapper, as it comes, on each fifth frame; its poses and its focal lengths, x and y."""
+def reconstruct(recorded: RecordedFeatures, kitchen: Sequence, every: int = 5) -> Trajectory:
+    """COLMAP's incremental mapper, as it comes, on each fifth frame; the mean of its focal lengths."""
     import pycolmap
 
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
@@ -185,7 +189,8 @@ def reconstruct(
         pose[:3] = image.cam_from_world().inverse().matrix()
         poses[index_of[int(image.name.removesuffix('.jpg'))]] = pose
     [camera] = best.cameras.values()
-    return Trajectory(poses), tuple(camera.params[:2].tolist())
+    K = kitchen.cameras[0].K
+    return Trajectory(poses, float(np.mean(camera.params[:2] / [K[0, 0], K[1, 1]])))
 
 
 def measure_stereo(name: str, detect: Detect, sequence: Sequence) -> tuple[dict[str, Any], dict[str, Any]]:

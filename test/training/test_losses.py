@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from superpoint_ros.networks import score_map
 from superpoint_training.recipes.losses import (
     constant_prediction_loss,
     dense_hinge_loss,
@@ -120,7 +121,8 @@ def test_a_keypoint_is_worth_how_near_the_other_picture_has_one_less_its_price()
     shared = sum(0 <= x + 5 <= 31 and 0 <= y - 2 <= 23 for x in range(32) for y in range(24))
     near = np.exp(-1 / (2 * 1.5**2))
     worth = (near - 0.25) + (0 - 0.25)
-    actual = repeatability_loss(first, second, SHIFT, EVERYWHERE, EVERYWHERE, sigma=1.5, price=0.25).item()
+    scores = score_map(first), score_map(second)
+    actual = repeatability_loss(*scores, SHIFT, EVERYWHERE, EVERYWHERE, sigma=1.5, price=0.25).item()
     assert shared == 27 * 22
     assert actual == pytest.approx(-worth * 64 / shared, rel=1e-4)
 
@@ -155,13 +157,14 @@ def test_repeatability_against_brute_force():
             if seen and valid[0, y // 8, x // 8]:
                 worth.append(own[y, x] * (sum(share * closeness(a, b) for a, b, share in corners) - 0.3))
     matrix = torch.tensor(homography)[None].float()
-    actual = repeatability_loss(first, second, matrix, valid, other_valid, sigma=1.0, price=0.3).item()
+    scores = score_map(first), score_map(second)
+    actual = repeatability_loss(*scores, matrix, valid, other_valid, sigma=1.0, price=0.3).item()
     assert actual == pytest.approx(-64 * np.mean(worth), rel=1e-3)
 
 
 def test_repeatability_looks_at_the_right_place_under_autocast():
     """Half a pixel beside the other picture's keypoint, where bfloat16 knows whole pixels only."""
-    first, second = sure_of((150, 150), rows=20, columns=20), sure_of((155, 147), rows=20, columns=20)
+    first, second = (score_map(sure_of(place, rows=20, columns=20)) for place in ((150, 150), (155, 147)))
     homography = torch.tensor([[[1.0, 0, 5.5], [0, 1, -2.5], [0, 0, 1]]])
     everywhere = torch.ones(1, 20, 20, dtype=torch.bool)
     expected = repeatability_loss(first, second, homography, everywhere, everywhere).item()
@@ -171,12 +174,12 @@ def test_repeatability_looks_at_the_right_place_under_autocast():
 
 
 def test_following_the_repeatability_loss_finds_the_other_pictures_keypoints():
-    second = sure_of((16, 8), (8, 20))
+    second = score_map(sure_of((16, 8), (8, 20)))
     logits = torch.zeros(1, 65, 3, 4, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.5)
     for _ in range(40):
         optimizer.zero_grad()
-        repeatability_loss(logits, second, SHIFT, EVERYWHERE, EVERYWHERE, price=0.5).backward()
+        repeatability_loss(score_map(logits), second, SHIFT, EVERYWHERE, EVERYWHERE, price=0.5).backward()
         optimizer.step()
     found = logits.detach().softmax(1)[0, :64].reshape(8, 8, 3, 4).permute(2, 0, 3, 1).reshape(24, 32)
     assert found[10, 11] > 0.5
@@ -187,7 +190,7 @@ def test_following_the_repeatability_loss_finds_the_other_pictures_keypoints():
 def test_pictures_that_share_nothing_have_no_repeatability_to_lose():
     away = torch.tensor([[[1.0, 0, 500], [0, 1, 0], [0, 0, 1]]])
     logits = torch.randn(1, 65, 3, 4, requires_grad=True)
-    loss = repeatability_loss(logits, sure_of(), away, EVERYWHERE, EVERYWHERE)
+    loss = repeatability_loss(score_map(logits), score_map(sure_of()), away, EVERYWHERE, EVERYWHERE)
     loss.backward()
     assert loss == 0
     assert torch.isfinite(logits.grad).all()

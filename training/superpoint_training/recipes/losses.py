@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize
 
-from superpoint_ros.networks import STRIDE, score_map
+from superpoint_ros.networks import STRIDE
 
 
 def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ def mean_of_means(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def repeatability_loss(
-    logits: Tensor,
-    other_logits: Tensor,
+    scores: Tensor,
+    other_scores: Tensor,
     homography: Tensor,
     valid: Tensor,
     other_valid: Tensor,
@@ -49,10 +49,10 @@ def repeatability_loss(
     `S(Hx) - price`, where S is the other picture's probability of a keypoint blurred by a Gaussian of height 1: the
     expected closeness, in [0, 1], of what the other picture finds there. Minus the expected worth of all keypoints is
     the loss. So a pixel gains that both pictures find, and one that is found again too rarely loses, whatever the
-    labels say. Gradients reach `logits` alone; call it both ways.
+    labels say. Gradients reach `scores` alone; call it both ways.
 
     Args:
-        logits, other_logits: `[B, 65, h, w]` of the two pictures.
+        scores, other_scores: `[B, 8h, 8w]` of the two pictures, see `score_map`.
         homography: `[B, 3, 3]` float, this picture's pixels to the other's.
         valid, other_valid: `[B, h, w]` bool, cells that count.
         sigma: of the Gaussian, pixels.
@@ -61,12 +61,10 @@ def repeatability_loss(
     Returns:
         mean over the pictures of the mean over cells that both show; 0 for pictures that share nothing.
     """
-    own = score_map(logits)
     with torch.no_grad():
-        found = _blurred(score_map(other_logits), sigma)
-        found, shared = _seen_through(found, other_valid, homography)
+        found, shared = _seen_through(_blurred(other_scores, sigma), other_valid, homography)
         shared &= _by_pixel(valid)
-    return -mean_of_means(own * (found - price), shared) * STRIDE**2
+    return -mean_of_means(scores * (found - price), shared) * STRIDE**2
 
 
 def _blurred(probabilities: Tensor, sigma: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at
+from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at, score_map
 from superpoint_training.examples import PairsConfig, PairSource, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss, repeatability_loss
@@ -100,7 +100,7 @@ def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: Supe
 
 
 def _repeatability(logits: Tensor, batch: dict[str, Tensor], config: SuperPointTraining) -> Tensor:
-    a, b = logits.chunk(2)
+    a, b = score_map(logits).chunk(2)
     a_to_b, valid_a, valid_b = batch['a_to_b'], batch['valid_a'], batch['valid_b']
     how = {'sigma': config.repeatability_sigma, 'price': config.repeatability_price}
     forth = repeatability_loss(a, b, a_to_b, valid_a, valid_b, **how)
