@@ -61,6 +61,18 @@ def test_shrunk_frames_keep_names_and_place(pictures):
     assert (as_before[1] == frames[1]).all()
 
 
+def test_shrunk_frames_are_read_once_while_there_is_room(pictures, monkeypatch):
+    monkeypatch.setattr('superpoint_training.frames.KEPT_BYTES', 2 * 64 * 80)
+    shrunk = Shrunk(Frames(pictures), 64)
+    before = [shrunk[index].copy() for index in range(4)]
+    for path in pictures.iterdir():
+        path.unlink()
+    for index in range(2):
+        np.testing.assert_array_equal(shrunk[index], before[index])
+    with pytest.raises(ValueError, match='not a readable picture'):
+        shrunk[3]
+
+
 def total(frames, index):
     return int(frames[index].sum())
 

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+KEPT_BYTES = 100_000_000
+"""Of shrunk pictures that a process keeps: some thousand, for which decoding would be half the work of an example."""
+
 PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.pgm', '.bmp', '.webp')
 
 
@@ -90,7 +93,8 @@ class Frames:
 class Shrunk:
     """Frames whose shorter side is brought down to so many pixels; smaller ones stay as they are.
 
-    Networks learn from crops of a few hundred pixels, and labelling takes time by the pixel.
+    Networks learn from crops of a few hundred pixels, and labelling takes time by the pixel. The first `KEPT_BYTES` of
+    pictures asked for stay in memory.
 
     Args:
         frames: to be looked at smaller.
@@ -100,13 +104,22 @@ class Shrunk:
     def __init__(self, frames: Frames, short_side: int) -> None:
         self._frames, self._short_side = frames, short_side
         self.names = frames.names
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Picture `[H, W]` uint8, grey. Raises ValueError as `Frames` does."""
-        return fit(self._frames[index], self._short_side)
+        """Picture `[H, W]` uint8, grey, not to be written to. Raises ValueError as `Frames` does."""
+        if index in self._kept:
+            return self._kept[index]
+        picture = fit(self._frames[index], self._short_side)
+        if picture.nbytes <= self._room:
+            picture.flags.writeable = False
+            self._kept[index] = picture
+            self._room -= picture.nbytes
+        return picture
 
 
 def fit(picture: np.ndarray, short_side: int) -> np.ndarray:
