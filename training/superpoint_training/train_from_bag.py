@@ -58,8 +58,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
     parser.add_argument(
-        '--blend', type=float, default=0.85, metavar='SHARE',
-        help='of the way from the old weights to the trained ones; default: 0.85',
+        '--blend', type=float, default=0.95, metavar='SHARE',
+        help='of the way from the old weights to the trained ones; default: 0.95',
     )  # fmt: skip
     parser.add_argument('--short-side', type=int, default=256, help='of pictures trained on, pixels; default: 256')
     parser.add_argument('--minutes', type=float, help='that the training of a round may take; fits the steps to it')

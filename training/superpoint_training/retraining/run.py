@@ -77,7 +77,7 @@ class Request:
     proof: proof.ProofConfig
     short_side: int = 256
     rounds: int = 1
-    blend: float = 0.85
+    blend: float = 0.95
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
