@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ import numpy as np
 
 from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.engines import Maps, engine_errors, load_engine
-from superpoint_ros.keypoints import KeypointSettings, sample_descriptors, select_cell_keypoints, select_keypoints
+from superpoint_ros.keypoints import (
+    KeypointSettings,
+    best_rows,
+    sample_descriptors,
+    select_cell_keypoints,
+    select_keypoints,
+)
 from superpoint_ros.networks import KeypointNetwork, load_network
+from superpoint_ros.pyramid import enlarge, shrink, shrink_mask
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -143,14 +151,29 @@ class Detector:
         for grey, mask in zip(greys, masks, strict=True):
             if mask is not None and mask.shape != grey.shape:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
-        if self.engine.sessions is not None and not self.settings.spread:
+        if self.engine.sessions is not None and not self.settings.spread and self.settings.levels == 1:
             return self._find(self.engine.sessions, greys, masks, stopwatch)
-        features = []
-        padded = [pad(grey, self.stride) for grey in greys]
-        for grey, mask, maps in zip(greys, masks, self.engine.maps(padded), strict=True):
+        views = [  # level by level, so that images of one size follow one another
+            (row, shrink(grey, level), shrink_mask(mask, level))
+            for level in range(self.settings.levels)
+            for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
+        ]
+        found: list[list[Features]] = [[] for _ in greys]
+        padded = [pad(view, self.stride) for _, view, _ in views]
+        for (row, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
             stopwatch.lap('network')
-            features.append(self._features(maps, grey.shape, mask, stopwatch))
-        return features
+            features = self._features(maps, view.shape, mask, stopwatch)
+            keypoints = enlarge(features.keypoints, view.shape, greys[row].shape)
+            found[row].append(replace(features, keypoints=keypoints))
+        return [self._best(levels) for levels in found]
+
+    def _best(self, levels: Sequence[Features]) -> Features:
+        """The best features of all levels of an image, best first; of equal ones that of the larger level first."""
+        if len(levels) == 1:
+            return levels[0]
+        together = reduce(Features.join, levels)
+        x, y = np.floor(together.keypoints + 0.5).astype(np.intp).T
+        return together.take(best_rows(x, y, together.scores, self.settings))
 
     def _find(
         self,

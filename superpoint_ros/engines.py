@@ -27,7 +27,7 @@ from superpoint_ros.processor import multiplies_int8
 if openvino is not None:
     from superpoint_ros.quantisation import quantise
 
-MOST_SIZES = 8
+MOST_SIZES = 16
 """Image sizes for which a compiled graph is kept."""
 
 ENGINES = ('auto', 'torch', 'openvino')

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 TINY = 1e-12  # keeps logarithms and quotients finite
+MOST_LEVELS = 6
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,21 @@ class KeypointSettings:
     """Refine positions by a quadratic fit."""
     spread: int = 0
     """Side in pixels of the grid cells over which keypoints are spread evenly; 0 takes the best anywhere."""
+    levels: int = 1
+    """Sizes at which the image is looked at, each smaller than the one before by the square root of 2.
+
+    Things are then found again when they come nearer, and positions are more exact. Keypoints of all levels compete by
+    score, and a place may have one in each, which suppression, border and sub-pixel positions see in the pixels of its
+    level. 3 take 1.75 times as long as 1.
+    """
 
     def __post_init__(self) -> None:
         if self.max_keypoints < 1:
             raise ValueError(f'max_keypoints must be at least 1, not {self.max_keypoints}')
         if not 0 <= self.detection_threshold < 1:
             raise ValueError(f'detection_threshold must be in [0, 1), not {self.detection_threshold}')
+        if not 1 <= self.levels <= MOST_LEVELS:
+            raise ValueError(f'levels must be 1 to {MOST_LEVELS}, not {self.levels}')
         for name in ('nms_radius', 'border', 'spread'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} must be 0 or more pixels, not {getattr(self, name)}')
@@ -57,7 +67,7 @@ def select_keypoints(
     allowed = _are_allowed(x, y, score_map.shape, settings.border, mask)
     x, y = x[allowed], y[allowed]
     scores = score_map[y, x]
-    order = _best(x, y, scores, settings)
+    order = best_rows(x, y, scores, settings)
     x, y = x[order], y[order]
     keypoints = np.stack([x, y], axis=1).astype(np.float32)
     if settings.subpixel:
@@ -88,7 +98,7 @@ def select_cell_keypoints(
     x, y = np.floor(keypoints + 0.5).astype(np.intp).T
     allowed = _are_allowed(x, y, shape, settings.border, mask)
     keypoints, scores = keypoints[allowed], scores[allowed]
-    order = _best(x[allowed], y[allowed], scores, settings)
+    order = best_rows(x[allowed], y[allowed], scores, settings)
     return keypoints[order], scores[order]
 
 
@@ -103,7 +113,7 @@ def _are_allowed(
     return allowed
 
 
-def _best(x: np.ndarray, y: np.ndarray, scores: np.ndarray, settings: KeypointSettings) -> np.ndarray:
+def best_rows(x: np.ndarray, y: np.ndarray, scores: np.ndarray, settings: KeypointSettings) -> np.ndarray:
     """Rows of at most `max_keypoints` pixels [N], best first, spread if that is asked for."""
     order = np.argsort(-scores, kind='stable')
     if settings.spread and len(order) > settings.max_keypoints:

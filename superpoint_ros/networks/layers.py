@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pixel_shuffle, pixel_unshuffle
 
+from superpoint_ros.networks.turning import ORIENTATIONS, TurningConv2d, TurningNorm, TurningPixels, write_out
+
 STRIDE = 8
 """Pixels per cell: the encoder halves the image three times."""
 
@@ -19,7 +21,8 @@ NORMS = ('none', 'batch', 'batch_below_full')
 class ConvBlock(nn.Sequential):
     """Convolution, optional BatchNorm, activation: shape `[B, in, H, W]` to `[B, out, H, W]`.
 
-    `leak` is the slope below zero, 0 a plain ReLU; `dropout` the share of channels dropped in training.
+    `leak` is the slope below zero, 0 a plain ReLU; `dropout` the share of channels dropped in training. One that is
+    `turning` gives an oriented map, of a picture or of an oriented map; see `turning`.
     """
 
     def __init__(
@@ -31,13 +34,16 @@ class ConvBlock(nn.Sequential):
         kernel_size: int = 3,
         leak: float = 0.0,
         dropout: float = 0.0,
+        turning: bool = False,
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
+            TurningConv2d(in_channels, out_channels, kernel_size, bias=not norm)
+            if turning
+            else nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         ]
         if norm:
-            layers.append(nn.BatchNorm2d(out_channels))
-        layers.append(nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True))
+            layers.append(TurningNorm(out_channels // ORIENTATIONS) if turning else nn.BatchNorm2d(out_channels))
+        layers.append(nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=not turning))
         if dropout:
             layers.append(nn.Dropout2d(dropout))
         super().__init__(*layers)
@@ -51,9 +57,12 @@ class Encoder(nn.ModuleList):
         norm: of `NORMS`; see `SuperPointConfig`.
         leak: see `ConvBlock`.
         dropout: after each pair; see `ConvBlock`.
+        turning: see `ConvBlock`.
     """
 
-    def __init__(self, widths: Sequence[int], norm: str, leak: float = 0.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: Sequence[int], norm: str, leak: float = 0.0, dropout: float = 0.0, turning: bool = False
+    ) -> None:
         channels = (1, *widths)
         super().__init__()
         for level in range(4):
@@ -61,8 +70,8 @@ class Encoder(nn.ModuleList):
             normed = norm == 'batch' or (norm == 'batch_below_full' and level > 0)
             self.append(
                 nn.Sequential(
-                    ConvBlock(first, second, norm=normed, leak=leak),
-                    ConvBlock(second, third, norm=normed, leak=leak, dropout=dropout),
+                    ConvBlock(first, second, norm=normed, leak=leak, turning=turning),
+                    ConvBlock(second, third, norm=normed, leak=leak, dropout=dropout, turning=turning),
                 )
             )
 
@@ -83,11 +92,15 @@ class FineLogits(nn.ModuleList):
     Args:
         channels: of the three feature maps.
         kernel: side of the convolutions.
+        turning: whether the features are oriented maps.
     """
 
-    def __init__(self, channels: Sequence[int], kernel: int = 3) -> None:
+    def __init__(self, channels: Sequence[int], kernel: int = 3, turning: bool = False) -> None:
         super().__init__(
-            nn.Conv2d(count, 4**level, kernel, padding=kernel // 2) for level, count in enumerate(channels)
+            TurningPixels(count, 2**level, kernel)
+            if turning
+            else nn.Conv2d(count, 4**level, kernel, padding=kernel // 2)
+            for level, count in enumerate(channels)
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -116,13 +129,14 @@ Network = TypeVar('Network', bound=nn.Module)
 
 
 def fold_batch_norm(network: Network) -> Network:
-    """A copy of `network`, in eval mode, whose BatchNorms are merged into the convolutions before them.
+    """A copy of `network`, in eval mode, of plain convolutions, the BatchNorms after them merged into them.
 
     The copy computes the same function, to rounding: `w' = w * gamma / sqrt(var + eps)`,
     `b' = (b - mean) * gamma / sqrt(var + eps) + beta`, in float64. A BatchNorm that does not directly follow
     a convolution inside an `nn.Sequential` is left as it is.
     """
     folded = copy.deepcopy(network).eval()
+    write_out(folded)
     for sequential in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
         for index in range(len(sequential) - 1):
             convolution, norm = sequential[index], sequential[index + 1]

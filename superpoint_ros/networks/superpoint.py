@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from superpoint_ros.networks.family import KeypointNetwork
-from superpoint_ros.networks.layers import STRIDE, Encoder, FineLogits, check_encoder, make_head
+from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_encoder, make_head
+from superpoint_ros.networks.turning import ORIENTATIONS, TurningConv2d, TurningPixels, strongest_orientation
 
 DETECTOR_HEADS = ('plain', 'skip')
 
@@ -28,6 +29,9 @@ class SuperPointConfig:
         norm: `batch` after every convolution (the paper), `none`, or `batch_below_full`: none at full
             resolution, where BatchNorm costs more time than the convolution and is not missed.
         skip_kernel: side of the skips' convolutions; 1 takes a sixth off a small network's time.
+        turning: whether the network turns with the picture: keypoints of a picture turned by 90 degrees are the
+            same, and so are their descriptors. Needs channels in multiples of 4, and has a quarter of the
+            parameters. See `superpoint_ros.networks.turning`.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
@@ -36,6 +40,7 @@ class SuperPointConfig:
     detector_head: str = 'plain'
     norm: str = 'batch'
     skip_kernel: int = 3
+    turning: bool = False
 
     def __post_init__(self) -> None:
         check_encoder(self.widths, self.norm)
@@ -45,6 +50,11 @@ class SuperPointConfig:
             raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
         if self.skip_kernel not in (1, 3):
             raise ValueError(f'skip_kernel must be 1 or 3, got {self.skip_kernel}')
+        if self.turning and any(width % ORIENTATIONS for width in (*self.widths, self.head_width)):
+            raise ValueError(
+                'widths and head_width of a turning network must be multiples of 4, '
+                f'got {tuple(self.widths)} and {self.head_width}'
+            )
 
 
 class SuperPoint(KeypointNetwork):
@@ -56,11 +66,21 @@ class SuperPoint(KeypointNetwork):
         super().__init__()
         self.config = config = config or SuperPointConfig()
         norm = config.norm != 'none'
-        self.encoder = Encoder(config.widths, config.norm)
-        self.detector = make_head(config.widths[-1], config.head_width, STRIDE**2 + 1, norm=norm)
-        self.descriptor = make_head(config.widths[-1], config.head_width, config.descriptor_dim, norm=norm)
+        encoded, width, turning = config.widths[-1], config.head_width, config.turning
+        self.encoder = Encoder(config.widths, config.norm, turning=turning)
+        if turning:
+            self.detector, self.descriptor = (
+                nn.Sequential(ConvBlock(encoded, width, norm=norm, turning=True), last)
+                for last in (
+                    TurningPixels(width, STRIDE, 1, rest=True),
+                    TurningConv2d(width, ORIENTATIONS * config.descriptor_dim, 1),
+                )
+            )
+        else:
+            self.detector = make_head(encoded, width, STRIDE**2 + 1, norm=norm)
+            self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm)
         with_skips = config.detector_head == 'skip'
-        self.skips = FineLogits(config.widths[1:6:2], config.skip_kernel) if with_skips else None
+        self.skips = FineLogits(config.widths[1:6:2], config.skip_kernel, turning) if with_skips else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network.
@@ -76,7 +96,8 @@ class SuperPoint(KeypointNetwork):
         logits = self.detector(features[-1])
         if self.skips is not None:
             logits = torch.cat([logits[:, :-1] + self.skips(features), logits[:, -1:]], dim=1)
-        return logits, self.descriptor(features[-1])
+        descriptors = self.descriptor(features[-1])
+        return logits, strongest_orientation(descriptors) if self.config.turning else descriptors
 
     def load_paper_layout(self, state: Mapping[str, Tensor]) -> None:
         """Load weights named as in the paper's published layout: `conv1a` to `conv4b`, `convPa/Pb`, `convDa/Db`.

@@ -8,7 +8,7 @@ from typing import Any
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import ENGINES, PRECISIONS
 from superpoint_ros.frontend import Frontend
-from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.keypoints import MOST_LEVELS, KeypointSettings
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
@@ -110,6 +110,14 @@ PARAMETERS = (
         'Side of the grid cells over which keypoints are spread evenly, pixels; 0 takes the best anywhere.',
         low=0,
         high=1024,
+        live=True,
+    ),
+    Parameter(
+        'levels',
+        _KEYPOINTS.levels,
+        'Sizes at which the image is looked at, each 0.7 of the one before; 3 find things again twice as far away.',
+        low=1,
+        high=MOST_LEVELS,
         live=True,
     ),
     Parameter(

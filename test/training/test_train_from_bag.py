@@ -15,16 +15,19 @@ from safetensors.torch import load_file
 from superpoint_ros.networks import load_network
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.protocols import PROTOCOLS
+from superpoint_training.retraining import proof
 from superpoint_training.retraining.general import general_pairs
-from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, judge, predictions
+from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
 from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps
+from superpoint_training.train_from_bag import DONE, NOT_BETTER, main
 
 TINY = [
     '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1',
     '--harvest', 'min_train_frames=4', 'held_out_run=8', 'gap_seconds=0.05', 'min_change=0.01',
     '--labels', 'views=2', 'min_views=1',
     '--set', 'loop.steps=12', 'loop.batch_size=4', 'loop.validate_every=6', 'loop.checkpoint_seconds=0.01',
-    'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--proof', 'gaps=[1]',
+    'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--blend', '1',
+    '--proof', 'gaps=[1]',
 ]  # fmt: skip
 
 
@@ -190,11 +193,40 @@ def test_a_killed_run_goes_on_to_the_same_weights(retrained, bag, tmp_path):
 def test_weights_that_are_not_better_replace_nothing(retrained, bag, tmp_path):
     out = tmp_path / 'mine.safetensors'
     out.write_bytes(b'the old weights')
-    done = run('--bag', bag, '--out', out, *TINY, '--proof', 'gaps=[1]', 'least_gain=9.0')
-    assert done.returncode == 4
+    done = run('--bag', bag, '--out', out, *TINY, 'least_gain=9.0', '--blend', '1', '0.5')
+    assert done.returncode == NOT_BETTER
     assert out.read_bytes() == b'the old weights'
     assert 'wanted more than +900.0%' in done.stdout
-    load_network(out.with_suffix('.run') / 'rejected.safetensors')
+    assert list(json.loads((out.with_suffix('.run') / 'results.json').read_text())['blends_tried']) == ['1', '0.5']
+    assert_values(out.with_suffix('.run') / 'rejected.safetensors', far_towards(1, retrained[0]))
+
+
+def far_towards(share, weights):
+    """The values of weights that are so far from `superpoint_small` to others."""
+    old, new = (load_network(each, fold=False).state_dict() for each in ('superpoint_small', weights))
+    return {name: torch.lerp(old[name], new[name], share) for name in old if old[name].is_floating_point()}
+
+
+def assert_values(weights, expected):
+    actual = load_network(weights, fold=False).state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=2e-3, atol=1e-5)
+
+
+def test_weights_go_back_towards_the_old_ones_until_they_are_better(retrained, bag, tmp_path, monkeypatch, capsys):
+    verdicts = iter([Verdict(False, ['forgot']), Verdict(True, ['better'])])
+    monkeypatch.setattr(proof, 'judge', lambda *_: next(verdicts))
+    out = tmp_path / 'out.safetensors'
+    torch.set_num_threads(1)
+    assert main(['--bag', str(bag), '--out', str(out), *TINY, '--blend', '1', '0.5', '0.25']) == DONE
+    assert '100% of the way to the trained weights is not better: forgot. Now 50%' in capsys.readouterr().out
+    results = json.loads((out.with_suffix('.run') / 'results.json').read_text())
+    assert results['blend'] == 0.5
+    assert results['blends_tried'] == {'1': ['forgot'], '0.5': ['better']}
+    assert_values(out, far_towards(0.5, retrained[0]))
+    page = (out.with_suffix('.run') / 'report.html').read_text()
+    assert '50% of the way' in page
+    assert 'forgot' in page
 
 
 def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):

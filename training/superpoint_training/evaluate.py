@@ -81,6 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f'names or files of weights, or {", ".join(PEERS)}',
     )  # fmt: skip
     parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels; default: 4')
+    parser.add_argument('--levels', type=int, default=1, help='of our networks, as the node takes it; default: 1')
     for name in ('device', 'engine', 'precision'):
         parser.add_argument(f'--{name}', default='auto', help='of our networks, as the node takes it; default: auto')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
@@ -124,7 +125,13 @@ def _detectors(options: argparse.Namespace, border: int) -> list[NamedDetector]:
     """border: of our networks; shapes have corners up to the picture's edge, where others have artefacts."""
     return [
         make_detector(
-            name, options.device, options.nms_radius, border, engine=options.engine, precision=options.precision
+            name,
+            options.device,
+            options.nms_radius,
+            border,
+            options.levels,
+            engine=options.engine,
+            precision=options.precision,
         )
         for name in dict.fromkeys(options.detectors)
     ]

@@ -18,6 +18,7 @@ from superpoint_training.homographies import (
     HomographyConfig,
     inside,
     sample_homography,
+    smoothed,
     translation,
     valid_mask,
     warp_image,
@@ -216,7 +217,8 @@ class PairExamples(Dataset[Example]):
 
         example: Example = {}
         for name, view in (('a', to_a), ('b', a_to_b @ to_a)):
-            picture = augment(rng, warp_image(drawn.picture, view, size, size), config.photometric)
+            smooth = smoothed(drawn.picture, view, size, size)
+            picture = augment(rng, warp_image(smooth, view, size, size), config.photometric)
             seen = valid_mask(shape, view, size, size, erosion=2)
             blocks = seen.reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
             targets = cell_targets(rng, warp_points(drawn.keypoints, view), size, size)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+SMOOTHING = 0.4
+"""Sigma of the blur before shrinking by f, per `sqrt(f^2 - 1)` pixels; a pixel's area has 0.29."""
+
 
 @dataclass(frozen=True)
 class HomographyConfig:
@@ -89,6 +92,14 @@ def inside(points: np.ndarray, height: int, width: int, margin: float = 0) -> np
 def warp_image(image: np.ndarray, homography: np.ndarray, height: int, width: int) -> np.ndarray:
     """The picture seen through a homography, bilinear, black where it shows nothing."""
     return np.asarray(cv2.warpPerspective(image, homography, (width, height)), np.uint8)
+
+
+def smoothed(image: np.ndarray, homography: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture, blurred as far as the middle of its `height` x `width` view shrinks it, so that nothing aliases."""
+    middle = np.array([width - 1, height - 1]) / 2 + np.array([[0, 0], [1, 0], [0, 1]])
+    origin, *sides = warp_points(middle, np.linalg.inv(homography))
+    shrunk = abs(np.linalg.det(np.stack(sides) - origin))  # pixels of the picture that one of the view covers
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), SMOOTHING * np.sqrt(shrunk - 1))) if shrunk > 1 else image
 
 
 def valid_mask(shape: tuple[int, int], homography: np.ndarray, height: int, width: int, erosion: int = 0) -> np.ndarray:

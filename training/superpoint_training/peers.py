@@ -105,6 +105,7 @@ def make_detector(
     device: str = 'auto',
     nms_radius: int = 4,
     border: int = 4,
+    levels: int = 1,
     *,
     engine: str = 'auto',
     precision: str = 'auto',
@@ -114,6 +115,7 @@ def make_detector(
     Args:
         device, engine, precision: of our networks, as in `Detector.load`.
         nms_radius, border: of our networks, pixels.
+        levels: of our networks, see `KeypointSettings`.
 
     Raises:
         WeightsError: no such weights.
@@ -134,7 +136,7 @@ def make_detector(
         return _peer(name, partial(_from_opencv, partial(make, **settings), describe=describes), describes)
     detector = Detector.load(
         name, device, engine=engine, precision=precision,
-        max_keypoints=CANDIDATES, detection_threshold=0.0, nms_radius=nms_radius, border=border,
+        max_keypoints=CANDIDATES, detection_threshold=0.0, nms_radius=nms_radius, border=border, levels=levels,
     )  # fmt: skip
     return _ours(name, detector)
 
@@ -159,7 +161,9 @@ def name_detector(name: str, detector: Detector, key: str) -> NamedDetector:
         with lock:
             return detector.detect(picture)
 
-    return NamedDetector(name, detector.description, key, detect)
+    levels = detector.settings.levels
+    description = detector.description + f', {levels} levels' * (levels > 1)
+    return NamedDetector(name, description, key, detect)
 
 
 def _code(files: Iterable[Path]) -> str:

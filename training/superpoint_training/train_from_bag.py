@@ -58,8 +58,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
     parser.add_argument(
-        '--blend', type=float, default=0.95, metavar='SHARE',
-        help='of the way from the old weights to the trained ones; default: 0.95',
+        '--blend', nargs='+', type=float, default=list(Request.blend), metavar='SHARE',
+        help='of the way from the old weights to the trained ones, tried in this order until weights are better; '
+        f'default: {" ".join(f"{share:g}" for share in Request.blend)}',
     )  # fmt: skip
     parser.add_argument('--short-side', type=int, default=256, help='of pictures trained on, pixels; default: 256')
     parser.add_argument('--minutes', type=float, help='that the training of a round may take; fits the steps to it')
@@ -93,7 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
     if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
-    if not 0 < options.blend <= 1:
+    if not all(0 < share <= 1 for share in options.blend):
         parser.error('--blend must be more than 0 and at most 1')
     return options
 
@@ -119,7 +120,7 @@ def make_request(options: argparse.Namespace) -> Request:
         harvest=load_config(HarvestConfig, defaults, options.harvest),
         labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
         proof=load_config(ProofConfig, defaults, options.proof),
-        blend=options.blend,
+        blend=tuple(options.blend),
         short_side=options.short_side,
         rounds=options.rounds,
         minutes=options.minutes,

@@ -35,6 +35,8 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
         f'    {results["command"]}', '',
         f'{"Better" if verdict["is_better"] else "Not better"} than before:', '',
         *(f'- {reason}' for reason in verdict['reasons']), '',
+        f'{results["blend"]:.0%} of the way from the old weights to the trained ones; tried: '
+        f'{", ".join(f"{float(share):.0%}" for share in results["blends_tried"])}.', '',
         f'## Figures, `{results["protocol"]}`', '',
         '| | held out, before | after | general, before | after |', '|---|---:|---:|---:|---:|',
     ]  # fmt: skip

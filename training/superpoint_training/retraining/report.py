@@ -41,7 +41,7 @@ def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Pa
         'Better: the new weights are in place.' if verdict['is_better'] else 'Not better: the old weights stay.',
         {'made': results['created'], 'machine': results['machine'], 'weights': weights['out']},
     )
-    page.section('Verdict', Items(list(verdict['reasons'])))
+    page.section('Verdict', Items(list(verdict['reasons'])), *_blends(results))
     for name, title in SETS.items():
         figures = results['figures'][name]
         before, after = (
@@ -61,6 +61,17 @@ def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Pa
         ('command', results['command']), *settings, *((k, str(v)) for k, v in results['versions'].items()),
     ])]))  # fmt: skip
     page.write(path)
+
+
+def _blends(results: Mapping[str, Any]) -> list[Block]:
+    """How far towards the trained weights was tried, if not only all of the way."""
+    tried = results['blends_tried']
+    if len(tried) == 1 and results['blend'] == 1:
+        return []
+    return [
+        Text(f'These weights are {results["blend"]:.0%} of the way from the old to the trained ones. Tried, in order:'),
+        Items([(f'{float(share):.0%}', '; '.join(reasons)) for share, reasons in tried.items()]),
+    ]  # fmt: skip
 
 
 def _drawn(figures: Mapping[str, Any], draw: Draw) -> list[Block]:
@@ -133,5 +144,7 @@ def _caveats(results: Mapping[str, Any]) -> list[str]:
         'The held-out frames are of the same recordings: another day, place or lens may tell otherwise.',
         'Known homographies are exact but flat; the real pairs are real, but only say how many matches agree with '
         'one another.',
+        *(['How far to go was chosen by the figures above, which flatters them a little.']
+          if len(results['blends_tried']) > 1 else []),
         f'One training with one seed ({results["settings"].get("seed", 0)}).',
-    ]
+    ]  # fmt: skip

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.networks import load_network, save_network
+from superpoint_ros.networks import KeypointNetwork, load_network, save_network
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.averaging import blend
 from superpoint_training.distributed import World
@@ -54,7 +54,8 @@ class Request:
         harvest, labels, proof: of the other stages.
         short_side: of the pictures that are labelled and trained on; larger ones are reduced.
         rounds: of labelling and training; each labels by what the one before trained.
-        blend: how far to go from the old weights to the trained ones, 0 to 1; fresh ones are taken as they are.
+        blend: how far to go from the old weights to the trained ones, 0 to 1: tried in this order until weights are
+            better, since nearer ones forget less. Fresh ones are taken as they are.
         minutes: that the training of one round may take; None trains all steps of the configuration.
         general: folder or tar of pictures to mix in; None takes those that the package ships.
         general_limit: use so many of them at most.
@@ -77,7 +78,7 @@ class Request:
     proof: proof.ProofConfig
     short_side: int = 256
     rounds: int = 1
-    blend: float = 0.95
+    blend: tuple[float, ...] = (1.0, 0.85, 0.7, 0.5)
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
@@ -103,6 +104,16 @@ class Interrupted:
     """
 
     stage: str
+
+
+class _Blend(NamedTuple):
+    """Weights so far from the old ones to the trained ones, and what became of them."""
+
+    share: float
+    network: KeypointNetwork
+    figures: dict[str, Any]
+    draws: dict[str, proof.Draw]
+    verdict: proof.Verdict
 
 
 def retrain(request: Request, work: Workspace, world: World, command: Sequence[str]) -> proof.Verdict | Interrupted:
@@ -132,13 +143,11 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
     if material is None:
         return world.from_first(None)  # type: ignore[return-value]
     reference: nn.Module = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
-    if request.start != 'none':
-        network = blend(reference, network, request.blend)
-    _save(request, work, network, frames, rounds[-1])
-    # Read again, so that what is judged is what would be used: in half precision.
-    trained = load_network(work.rejected, fold=False)
-    figures, draws = proof.prove(reference, trained, material, str(world.device), request.jobs)
-    verdict = proof.judge(figures, request.proof)
+    tried = _try_blends(request, work, reference, network, material, frames, rounds[-1], world)
+    chosen = tried[-1] if tried[-1].verdict.is_better else tried[0]
+    if chosen is not tried[-1]:
+        _save(request, work, chosen.network, frames, rounds[-1])
+    verdict = chosen.verdict
     results = header(command, []) | {
         'protocol': request.protocol,
         'harvest': frames.report,
@@ -146,16 +155,38 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
         'weights': {'start': request.start, 'out': str(request.out)},
         'settings': request.settings() | {'seed': request.training.seed},
         'rounds': rounds,
-        'figures': figures,
+        'figures': chosen.figures,
         'verdict': dataclasses.asdict(verdict),
+        'blend': chosen.share,
+        'blends_tried': {f'{blend.share:g}': blend.verdict.reasons for blend in tried},
     }
     results = finite(results)
     write_card(results, work.rejected.with_suffix('.md'))
-    write_report(results, draws, work.report)
+    write_report(results, chosen.draws, work.report)
     write_results(results, work.results)
     if verdict.is_better or request.force:
         _publish(work, request.out)
     return world.from_first(verdict)
+
+
+def _try_blends(
+    request: Request, work: Workspace, old: nn.Module, new: nn.Module, material: proof.Material, frames: Harvest,
+    last: dict[str, Any], world: World,
+) -> list[_Blend]:  # fmt: skip
+    """From the new weights back towards the old ones, until some are better than the old ones."""
+    tried: list[_Blend] = []
+    for share in request.blend if request.start != 'none' else (1.0,):
+        if tried:
+            print(f'{tried[-1].share:.0%} of the way to the trained weights is not better: '
+                  f'{"; ".join(tried[-1].verdict.reasons)}. Now {share:.0%}')  # fmt: skip
+        _save(request, work, blend(old, new, share) if share < 1 else new, frames, last)
+        # Read again, so that what is judged is what would be used: in half precision.
+        judged = load_network(work.rejected, fold=False)
+        figures, draws = proof.prove(old, judged, material, str(world.device), request.jobs)
+        tried.append(_Blend(share, judged, figures, draws, proof.judge(figures, request.proof)))
+        if tried[-1].verdict.is_better:
+            break
+    return tried
 
 
 def _harvest(request: Request, work: Workspace, world: World) -> Harvest:

@@ -1,0 +1,32 @@
+"""An image at several sizes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+STEP = 2**-0.5
+"""Each level is so much smaller than the one before."""
+
+
+def shrink(image: np.ndarray, level: int) -> np.ndarray:
+    """[H, W], by pixel area, to level 0, 1, ... of its pyramid; level 0 is the image."""
+    if level == 0:
+        return image
+    height, width = (max(1, round(side * STEP**level)) for side in image.shape)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def shrink_mask(mask: np.ndarray | None, level: int) -> np.ndarray | None:
+    """[H, W], zero where no keypoint is wanted, to a level: zero wherever a pixel covers such a place."""
+    if mask is None or level == 0:
+        return mask
+    return shrink((mask != 0).astype(np.float32), level) > 0.9999
+
+
+def enlarge(keypoints: np.ndarray, level: tuple[int, ...], image: tuple[int, ...]) -> np.ndarray:
+    """Keypoints [N, 2] (x, y) of a level to the image's pixels; both shapes are (height, width)."""
+    if level == image:
+        return keypoints
+    factor = np.array([image[1] / level[1], image[0] / level[0]], np.float32)
+    return (keypoints + np.float32(0.5)) * factor - np.float32(0.5)
