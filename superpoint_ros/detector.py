@@ -151,7 +151,7 @@ class Detector:
         for grey, mask in zip(greys, masks, strict=True):
             if mask is not None and mask.shape != grey.shape:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
-        if self.engine.sessions is not None and not self.settings.spread and self.settings.levels == 1:
+        if self.engine.sessions is not None and not self.settings.spread:
             return self._find(self.engine.sessions, greys, masks, stopwatch)
         views = [  # level by level, so that images of one size follow one another
             (row, shrink(grey, level), shrink_mask(mask, level))

@@ -18,11 +18,13 @@ from superpoint_ros.on_device import (
     DeviceFeatures,
     Neighbours,
     allowed_pixels,
+    best_of,
     nearest_neighbours,
     sample_descriptors,
     select_cell_keypoints,
     select_keypoints,
 )
+from superpoint_ros.pyramid import area_weights, level_shape, shrink_mask
 
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
@@ -57,17 +59,36 @@ class Found(NamedTuple):
 class DevicePath(nn.Module):
     """From bytes to features and their neighbours among those of the images before, without a look from the host."""
 
-    def __init__(self, maps: nn.Module, settings: KeypointSettings) -> None:
-        """maps: a `MapNetwork`."""
+    def __init__(self, maps: nn.Module, settings: KeypointSettings, shape: tuple[int, int]) -> None:
+        """maps: a `MapNetwork`, on its device; shape: (height, width) of the images."""
         super().__init__()
         self.maps = maps
         self.settings = settings
+        self.shapes = [level_shape(shape, level) for level in range(settings.levels)]
+        """Of the levels of an image."""
+        device = next(maps.parameters()).device
+        self._weights = [
+            [torch.from_numpy(area_weights(count, onto)).to(device) for count, onto in zip(shape, smaller, strict=True)]
+            for smaller in self.shapes
+        ]
+        self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in self.shapes]
 
-    def forward(self, images: Tensor, allowed: Tensor, earlier: DeviceFeatures) -> tuple[DeviceFeatures, Neighbours]:
-        """Images [B, H, W] uint8 of any size; allowed [B, H, W] bool, where keypoints may be; earlier: of B images."""
+    def forward(
+        self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
+    ) -> tuple[DeviceFeatures, Neighbours]:
+        """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
+        levels = [self._level(level, images.float(), where) for level, where in enumerate(allowed)]
+        features = levels[0] if len(levels) == 1 else best_of(levels)
+        return features, nearest_neighbours(features, earlier)
+
+    def _level(self, level: int, images: Tensor, allowed: Tensor) -> DeviceFeatures:
+        """The features of images [B, H, W] at one of their levels."""
+        if level:
+            down, across = self._weights[level]
+            images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
         height, width = images.shape[1:]
         # The last row and column again, up to whole cells: padding that makes no edge.
-        whole = pad(images[:, None].float(), (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
+        whole = pad(images[:, None], (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
         scores, descriptor_map, *offsets = self.maps(whole)
         if offsets:
             keypoints, best = select_cell_keypoints(scores, offsets[0], STRIDE, allowed, self.settings)
@@ -75,8 +96,10 @@ class DevicePath(nn.Module):
             # Cropped before suppression, so that nothing in the padding competes with the image.
             keypoints, best = select_keypoints(scores[:, :height, :width], allowed, self.settings)
         stride = whole.shape[2] // descriptor_map.shape[1]
-        features = DeviceFeatures(keypoints, best, sample_descriptors(descriptor_map, keypoints, stride))
-        return features, nearest_neighbours(features, earlier)
+        descriptors = sample_descriptors(descriptor_map, keypoints, stride)
+        if level:
+            keypoints = (keypoints + 0.5) * self._factors[level] - 0.5
+        return DeviceFeatures(keypoints, best, descriptors)
 
 
 class Session:
@@ -96,10 +119,10 @@ class Session:
         size = _ROW_BYTES + dimension * parameter.element_size()
         self._path, self._device, self._dtype = path, device, parameter.dtype
         self._staging = torch.zeros(batch, *shape, dtype=torch.uint8, pin_memory=pinned)
-        self._staged_masks = torch.zeros(batch, *shape, dtype=torch.bool, pin_memory=pinned)
+        self._staged_masks = [torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in path.shapes]
         self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
         self._images = torch.zeros_like(self._staging, device=device)
-        self._allowed = torch.zeros_like(self._staged_masks, device=device)
+        self._allowed = [torch.zeros_like(staged, device=device) for staged in self._staged_masks]
         self._earlier = DeviceFeatures(
             torch.zeros(batch, count, 2, device=device),
             torch.zeros(batch, count, device=device),
@@ -139,10 +162,12 @@ class Session:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
         if len(self._masks) == len(masks) and all(map(_same, self._masks, masks)):
             return
-        shape, border = (self._staging.shape[1], self._staging.shape[2]), self._path.settings.border
-        for row, mask in enumerate(masks):
-            self._staged_masks[row].numpy()[...] = allowed_pixels(shape, border, mask)
-        self._allowed.copy_(self._staged_masks)
+        border = self._path.settings.border
+        levels = zip(self._path.shapes, self._staged_masks, self._allowed, strict=True)
+        for level, (shape, staged, allowed) in enumerate(levels):
+            for row, mask in enumerate(masks):
+                staged[row].numpy()[...] = allowed_pixels(shape, border, shrink_mask(mask, level))
+            allowed.copy_(staged)
         self._masks = [None if mask is None else mask.copy() for mask in masks]
 
     def _step(self) -> None:
@@ -216,6 +241,6 @@ class Sessions:
         if key not in self._sessions:
             if len(self._sessions) == MOST_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
-            path = DevicePath(self._maps, settings)
+            path = DevicePath(self._maps, settings, (shape[0], shape[1]))
             self._sessions[key] = Session(path, batch, (shape[0], shape[1]), self._dimension), [0] * batch
         return self._sessions[key]

@@ -7,6 +7,7 @@ if the first is itself suppressed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +153,18 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -
     corners = descriptor_map.flatten(1, 2).gather(1, entries).reshape(*index.shape, dimension)
     sampled = (weights[..., None, :] @ corners.float())[..., 0, :]
     return normalize(sampled, dim=-1, eps=TINY).to(descriptor_map.dtype)
+
+
+def best_of(levels: Sequence[DeviceFeatures]) -> DeviceFeatures:
+    """The best of several levels' features, as many as each has: see `detector.Detector`."""
+    keypoints, scores, descriptors = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+    best, index = _best(scores, levels[0].scores.shape[1])
+    rows = index[..., None]
+    return DeviceFeatures(
+        keypoints.gather(1, rows.expand(-1, -1, 2)),
+        best,
+        descriptors.gather(1, rows.expand(-1, -1, descriptors.shape[-1])),
+    )
 
 
 def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None) -> np.ndarray:

@@ -9,11 +9,17 @@ STEP = 2**-0.5
 """Each level is so much smaller than the one before."""
 
 
+def level_shape(shape: tuple[int, ...], level: int) -> tuple[int, int]:
+    """(height, width) of level 0, 1, ... of an image's pyramid; level 0 is the image."""
+    height, width = (max(1, round(side * STEP**level)) for side in shape)
+    return height, width
+
+
 def shrink(image: np.ndarray, level: int) -> np.ndarray:
-    """[H, W], by pixel area, to level 0, 1, ... of its pyramid; level 0 is the image."""
+    """[H, W], by pixel area, to a level; see `level_shape`."""
     if level == 0:
         return image
-    height, width = (max(1, round(side * STEP**level)) for side in image.shape)
+    height, width = level_shape(image.shape, level)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
@@ -30,3 +36,11 @@ def enlarge(keypoints: np.ndarray, level: tuple[int, ...], image: tuple[int, ...
         return keypoints
     factor = np.array([image[1] / level[1], image[0] / level[0]], np.float32)
     return (keypoints + np.float32(0.5)) * factor - np.float32(0.5)
+
+
+def area_weights(count: int, onto: int) -> np.ndarray:
+    """[onto, count] float32: what `count` pixels in a row give to each of `onto` larger ones, as `shrink` has it."""
+    edges = np.arange(onto + 1)[:, None] * (count / onto)
+    pixels = np.arange(count)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return (covered.clip(min=0) * (onto / count)).astype(np.float32)

@@ -49,23 +49,27 @@ def nearest(points, others):
     return distances.min(axis=1), distances.argmin(axis=1)
 
 
-def assert_same(features, expected):
-    """But for the order of keypoints whose scores agree to rounding."""
+def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4):
+    """But for the order of keypoints whose scores agree to rounding; tolerances of positions, scores, descriptors."""
     assert len(features) == len(expected)
     if not len(expected):
         return
     distance, row = nearest(expected.keypoints, features.keypoints)
     assert len(np.unique(row)) == len(row)
-    assert distance.max() < 3e-3
-    np.testing.assert_allclose(features.scores, expected.scores, rtol=1e-5)
-    np.testing.assert_allclose(features.scores[row], expected.scores, rtol=1e-5)
-    np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=1e-4)
+    assert distance.max() < pixels
+    np.testing.assert_allclose(features.scores, expected.scores, rtol=relative)
+    np.testing.assert_allclose(features.scores[row], expected.scores, rtol=relative)
+    np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=absolute)
 
 
-@pytest.mark.parametrize('name', ['superpoint', 'goodpoint', 'unsuperpoint', 'kp2d'])
-def test_both_ways_find_the_same_features(name):
+@pytest.mark.parametrize(
+    ('name', 'levels'), [('superpoint', 1), ('superpoint', 3), ('goodpoint', 1), ('unsuperpoint', 1), ('kp2d', 2)]
+)
+def test_both_ways_find_the_same_features(name, levels):
     threshold = {'superpoint': 0.005, 'goodpoint': 0.016, 'unsuperpoint': 0.1, 'kp2d': 0.1}[name]
-    by_maps, by_sessions = both_ways(make_network(name), detection_threshold=threshold, max_keypoints=150)
+    by_maps, by_sessions = both_ways(
+        make_network(name), detection_threshold=threshold, max_keypoints=150, levels=levels
+    )
     mask = np.ones((75, 101), np.uint8)
     mask[:40, :30] = 0
     images = [photograph(75, 101), photograph(75, 101, seed=1), photograph(64, 96), photograph(8, 8)]
@@ -73,7 +77,8 @@ def test_both_ways_find_the_same_features(name):
     for _ in range(2):  # again, with the buffers in use
         found = by_sessions.detect_batch(images, masks)
         for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
-            assert_same(features, expected)
+            # Of a level in the ratio of small numbers, one pixel in thirty lies between two grey levels.
+            assert_same(features, expected, *((0.05, 0.03, 0.02) if levels > 1 else ()))
         masks = [mask, None, None, None]
     assert len(found[0]) > 20
 

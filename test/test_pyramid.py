@@ -13,7 +13,7 @@ from textures import photograph
 import superpoint_ros
 from superpoint_ros.detector import Detector
 from superpoint_ros.keypoints import KeypointSettings
-from superpoint_ros.pyramid import enlarge, shrink, shrink_mask
+from superpoint_ros.pyramid import area_weights, enlarge, shrink, shrink_mask
 
 IMAGE = photograph(120, 168)
 
@@ -35,6 +35,17 @@ def test_levels_are_smaller_by_the_square_root_of_two_and_never_empty(height, wi
     assert min(shape) >= 1
     for small, large in zip(shape, (height, width), strict=True):
         assert abs(small - large / 2 ** (level / 2)) <= 0.5 or small == 1
+
+
+@given(st.integers(40, 200), st.integers(40, 200), st.integers(1, 5), st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_pixel_areas_as_weights_are_opencv_s(height, width, level, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    expected = shrink(image, level)
+    down, across = (area_weights(count, onto) for count, onto in zip(image.shape, expected.shape, strict=True))
+    difference = np.floor(down @ image.astype(np.float32) @ across.T + 0.5) - expected
+    assert np.abs(difference).max() <= 1
+    assert np.mean(difference != 0) < 0.05
 
 
 def test_the_first_level_is_the_image_itself():
