@@ -64,6 +64,7 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
             engine=options.engine,
             precision=options.precision,
             max_keypoints=options.keypoints,
+            levels=options.levels,
             detection_threshold=0.001,  # so that every picture has that many
         )
         runs[weights] = detector, *measure_frontend(detector, pictures, options.scaling)
@@ -151,9 +152,9 @@ def measure_node(pictures: list[np.ndarray], options: argparse.Namespace) -> dic
     for weights in options.weights:
         print(f'running the node with {weights} ...', file=sys.stderr)
         try:
-            results[weights] = time_node(
-                pictures, weights, options.device, options.rates, options.seconds, options.keypoints
-            )
+            parameters = {'weights': weights, 'device': options.device}
+            parameters |= {'max_keypoints': str(options.keypoints), 'levels': str(options.levels)}
+            results[weights] = time_node(pictures, parameters, options.rates, options.seconds)
         except ProcessError as error:
             sys.exit(f'benchmark: {error}')
     return results
@@ -167,6 +168,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
     parser.add_argument('--keypoints', type=int, default=1000, help='at most this many an image')
+    parser.add_argument('--levels', type=int, default=1, help='sizes at which we look at an image; plain code has one')
     parser.add_argument('--frames', type=int, default=100, help='images to time')
     parser.add_argument('--plain-frames', type=int, default=20, help='of these with the slow plain code')
     parser.add_argument('--scaling', action=argparse.BooleanOptionalAction, default=True, help='also sizes and batches')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,13 +41,13 @@ projection_matrix: {{rows: 3, cols: 4, data: [585, 0, {x}, 0, 0, 585, {y}, 0, 0,
 
 
 def time_node(
-    pictures: Sequence[np.ndarray], weights: str, device: str, rates: Sequence[float], seconds: float, keypoints: int
+    pictures: Sequence[np.ndarray], parameters: Mapping[str, str], rates: Sequence[float], seconds: float
 ) -> dict[str, Any]:
     """Run the node on a camera of each rate in turn, over DDS.
 
     Args:
         pictures: JPEG files as [K] uint8 arrays, shown again and again.
-        weights, device, keypoints: parameters of the node.
+        parameters: of the node.
         rates: images a second.
         seconds: that are counted, of each rate.
 
@@ -63,7 +63,7 @@ def time_node(
     with TemporaryDirectory() as name, _Receiver() as receiver:
         folder = Path(name)
         camera = _write_camera(folder, pictures)
-        arguments = _parameters(autostart='true', weights=weights, device=device, max_keypoints=str(keypoints))
+        arguments = _parameters(autostart='true', **parameters)
         with Process('superpoint_ros.nodes.frontend', arguments, folder / 'frontend.log') as frontend:
             _wait_until_listening(receiver, frontend)
             meter = Meter(frontend.pid)

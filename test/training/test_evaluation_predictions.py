@@ -175,13 +175,20 @@ def test_keys_differ_by_settings_and_weights():
         make_detector('superpoint_small', 'cpu').key,
         make_detector('superpoint_small', 'cpu', nms_radius=2).key,
         make_detector('superpoint_small', 'cpu', border=0).key,
+        make_detector('superpoint_small', 'cpu', levels=3).key,
         make_detector('superpoint_small', 'cpu', engine='torch', precision='float32').key,
         make_detector('superpoint', 'cpu').key,
         make_detector('sift').key,
         make_detector('orb').key,
     }
-    assert len(keys) == 7
+    assert len(keys) == 8
     assert make_detector('superpoint_small', 'cpu').key in keys
+
+
+def test_levels_find_more_sizes_and_are_named():
+    one, three = (make_detector('superpoint_small', 'cpu', levels=levels) for levels in (1, 3))
+    assert three.description == one.description + ', 3 levels'
+    assert len(three(texture())) > len(one(texture()))
 
 
 def test_the_same_name_with_other_weights_has_another_key(tmp_path):
