@@ -39,7 +39,7 @@ class KeypointSettings:
 
     Things are then found again when they come nearer, and positions are more exact. Keypoints of all levels compete by
     score, and a place may have one in each, which suppression, border and sub-pixel positions see in the pixels of its
-    level. 3 take 1.75 times as long as 1.
+    level. 3 take nearly twice as long as 1.
     """
 
     def __post_init__(self) -> None:

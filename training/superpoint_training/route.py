@@ -49,12 +49,10 @@ ROUTE = (
         'labels_2.npz', 'label', 'labels.yaml',
         {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10'),
     ),
-    Stage('labeller.safetensors', 'superpoint', 'labeller.yaml', {'labels': 'labels_2.npz'}),
-    Stage('labels_3.npz', 'label', 'labels.yaml', {'weights': 'labeller.safetensors'}, ('--set', 'views=12')),
-    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_3.npz'}),
-    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_3.npz'}),
+    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
+    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_2.npz'}),
 )  # fmt: skip
-"""MagicPoint and three rounds of labels, by it and by two small SuperPoints in turn, and then the two networks."""
+"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, and the two networks."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
