@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -16,3 +17,12 @@ def pictures(tmp_path):
         picture = cv2.resize(blocks, (160, 128), interpolation=cv2.INTER_NEAREST)
         cv2.imwrite(str(folder / f'{index}.png'), picture)
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """As torchrun gives each process; sums of another number of threads round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -22,12 +22,11 @@ from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps
 from superpoint_training.train_from_bag import DONE, NOT_BETTER, main
 
 TINY = [
-    '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1',
+    '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1', '--blend', '1',
     '--harvest', 'min_train_frames=4', 'held_out_run=8', 'gap_seconds=0.05', 'min_change=0.01',
     '--labels', 'views=2', 'min_views=1',
     '--set', 'loop.steps=12', 'loop.batch_size=4', 'loop.validate_every=6', 'loop.checkpoint_seconds=0.01',
-    'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--blend', '1',
-    '--proof', 'gaps=[1]',
+    'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--proof', 'gaps=[1]',
 ]  # fmt: skip
 
 
@@ -213,11 +212,11 @@ def assert_values(weights, expected):
         torch.testing.assert_close(actual[name], value, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.usefixtures('one_thread')
 def test_weights_go_back_towards_the_old_ones_until_they_are_better(retrained, bag, tmp_path, monkeypatch, capsys):
     verdicts = iter([Verdict(False, ['forgot']), Verdict(True, ['better'])])
     monkeypatch.setattr(proof, 'judge', lambda *_: next(verdicts))
     out = tmp_path / 'out.safetensors'
-    torch.set_num_threads(1)
     assert main(['--bag', str(bag), '--out', str(out), *TINY, '--blend', '1', '0.5', '0.25']) == DONE
     assert '100% of the way to the trained weights is not better: forgot. Now 50%' in capsys.readouterr().out
     results = json.loads((out.with_suffix('.run') / 'results.json').read_text())

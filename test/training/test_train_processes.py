@@ -50,15 +50,6 @@ def joint(tmp_path, pictures):
     return [*words, '--labels', str(tmp_path / 'labels.npz'), '--out']
 
 
-@pytest.fixture
-def one_thread():
-    """As torchrun gives each process; sums of another number of threads round otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def everything(checkpoint):
     """Weights, averages and the optimizer's memory, as one vector; and the curves."""
     state = torch.load(checkpoint)
