@@ -11,6 +11,7 @@ from superpoint_training.homographies import (
     inside,
     rescaling,
     sample_homography,
+    smoothed,
     translation,
     valid_mask,
     warp_image,
@@ -114,3 +115,24 @@ def test_each_change_is_needed_and_bounded():
     assert 0 < np.abs(brighter - 128).max() <= 50
     speckled = augment(rng, grey, PhotometricConfig(0, (1, 1), 0, 0.01, (0, 0), 0, 1.0))
     assert 0 < (speckled != 128).mean() <= 0.01
+
+
+@pytest.mark.parametrize('zoom', [0.25, 0.36, 0.45])  # at exactly a half bilinear samples are the means
+def test_a_view_that_shrinks_a_picture_is_near_the_mean_over_its_pixels(zoom):
+    """Nearer than without the blur, which keeps single pixels of what it should average."""
+    picture = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
+    size = round(200 * zoom)
+    view = rescaling(zoom, zoom)
+    mean = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA).astype(float)
+    plain, smooth = (
+        warp_image(each, view, size, size).astype(float) for each in (picture, smoothed(picture, view, size, size))
+    )
+    inner = (slice(3, -3), slice(3, -3))
+    assert np.std((smooth - mean)[inner]) < np.std((plain - mean)[inner])
+    assert smooth[inner].std() < plain[inner].std()
+
+
+@pytest.mark.parametrize('view', [np.eye(3), rescaling(1.7, 1.7), translation(5, 3)])
+def test_a_view_that_shrinks_nothing_is_of_the_picture_itself(view):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    assert smoothed(picture, view, 40, 60) is picture
