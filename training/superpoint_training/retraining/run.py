@@ -78,7 +78,7 @@ class Request:
     proof: proof.ProofConfig
     short_side: int = 256
     rounds: int = 1
-    blend: tuple[float, ...] = (1.0, 0.85, 0.7, 0.5)
+    blend: tuple[float, ...] = (1.0, 0.95, 0.85, 0.7, 0.5)
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
