@@ -67,24 +67,26 @@ class DevicePath(nn.Module):
         self.shapes = [level_shape(shape, level) for level in range(settings.levels)]
         """Of the levels of an image."""
         device = next(maps.parameters()).device
+        smaller = self.shapes[1:]
         self._weights = [
-            [torch.from_numpy(area_weights(count, onto)).to(device) for count, onto in zip(shape, smaller, strict=True)]
-            for smaller in self.shapes
+            [torch.from_numpy(area_weights(count, onto)).to(device) for count, onto in zip(shape, level, strict=True)]
+            for level in smaller
         ]
-        self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in self.shapes]
+        self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in smaller]
 
     def forward(
         self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
     ) -> tuple[DeviceFeatures, Neighbours]:
         """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
-        levels = [self._level(level, images.float(), where) for level, where in enumerate(allowed)]
+        images = images.float()
+        levels = [self._level(level, images, where) for level, where in enumerate(allowed)]
         features = levels[0] if len(levels) == 1 else best_of(levels)
         return features, nearest_neighbours(features, earlier)
 
     def _level(self, level: int, images: Tensor, allowed: Tensor) -> DeviceFeatures:
         """The features of images [B, H, W] at one of their levels."""
         if level:
-            down, across = self._weights[level]
+            down, across = self._weights[level - 1]
             images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
         height, width = images.shape[1:]
         # The last row and column again, up to whole cells: padding that makes no edge.
@@ -98,7 +100,7 @@ class DevicePath(nn.Module):
         stride = whole.shape[2] // descriptor_map.shape[1]
         descriptors = sample_descriptors(descriptor_map, keypoints, stride)
         if level:
-            keypoints = (keypoints + 0.5) * self._factors[level] - 0.5
+            keypoints = (keypoints + 0.5) * self._factors[level - 1] - 0.5
         return DeviceFeatures(keypoints, best, descriptors)
 
 
@@ -111,14 +113,14 @@ class Session:
         is_graph: whether it is one CUDA graph; elsewhere, and where capture failed, the same steps run one by one.
     """
 
-    def __init__(self, path: DevicePath, batch: int, shape: tuple[int, int], dimension: int) -> None:
-        """shape: (height, width) of the images; dimension: of the descriptors."""
+    def __init__(self, path: DevicePath, batch: int, dimension: int) -> None:
+        """dimension: of the descriptors."""
         parameter = next(path.maps.parameters())
         device, count = parameter.device, path.settings.max_keypoints
         pinned = device.type == 'cuda'
         size = _ROW_BYTES + dimension * parameter.element_size()
         self._path, self._device, self._dtype = path, device, parameter.dtype
-        self._staging = torch.zeros(batch, *shape, dtype=torch.uint8, pin_memory=pinned)
+        self._staging = torch.zeros(batch, *path.shapes[0], dtype=torch.uint8, pin_memory=pinned)
         self._staged_masks = [torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in path.shapes]
         self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
         self._images = torch.zeros_like(self._staging, device=device)
@@ -242,5 +244,5 @@ class Sessions:
             if len(self._sessions) == MOST_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
             path = DevicePath(self._maps, settings, (shape[0], shape[1]))
-            self._sessions[key] = Session(path, batch, (shape[0], shape[1]), self._dimension), [0] * batch
+            self._sessions[key] = Session(path, batch, self._dimension), [0] * batch
         return self._sessions[key]
