@@ -49,17 +49,23 @@ class Features:
     """[N] float32 in (0, 1], descending."""
     descriptors: np.ndarray
     """[N, D] float32, unit length."""
+    levels: np.ndarray = None  # type: ignore[assignment]
+    """[N] uint8, in which of the image's sizes each was found, see `pyramid`: 0, the image's own, unless given."""
     serial: int = 0
     """Tells the features apart that one detector found on a device; else 0."""
     neighbours: Neighbours | None = None
     """None where none were looked for yet."""
+
+    def __post_init__(self) -> None:
+        if self.levels is None:
+            object.__setattr__(self, 'levels', np.zeros(len(self), np.uint8))
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     def take(self, rows: np.ndarray) -> Features:
         """The features in these rows, in their order."""
-        return Features(self.keypoints[rows], self.scores[rows], self.descriptors[rows])
+        return Features(self.keypoints[rows], self.scores[rows], self.descriptors[rows], self.levels[rows])
 
     def join(self, other: Features) -> Features:
         """These features and then the others."""
@@ -67,6 +73,7 @@ class Features:
             np.concatenate([self.keypoints, other.keypoints]),
             np.concatenate([self.scores, other.scores]),
             np.concatenate([self.descriptors, other.descriptors]),
+            np.concatenate([self.levels, other.levels]),
         )
 
 
@@ -154,18 +161,19 @@ class Detector:
         if self.engine.sessions is not None and not self.settings.spread:
             return self._find(self.engine.sessions, greys, masks, stopwatch)
         views = [  # level by level, so that images of one size follow one another
-            (row, shrink(grey, level), shrink_mask(mask, level))
+            (row, level, shrink(grey, level), shrink_mask(mask, level))
             for level in range(self.settings.levels)
             for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
         ]
         found: list[list[Features]] = [[] for _ in greys]
-        padded = [pad(view, self.stride) for _, view, _ in views]
-        for (row, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
+        padded = [pad(view, self.stride) for _, _, view, _ in views]
+        for (row, level, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
             stopwatch.lap('network')
             features = self._features(maps, view.shape, mask, stopwatch)
             keypoints = enlarge(features.keypoints, view.shape, greys[row].shape)
-            found[row].append(replace(features, keypoints=keypoints))
-        return [self._best(levels) for levels in found]
+            levels = np.full(len(features), level, np.uint8)
+            found[row].append(replace(features, keypoints=keypoints, levels=levels))
+        return [self._best(every) for every in found]
 
     def _best(self, levels: Sequence[Features]) -> Features:
         """The best features of all levels of an image, best first; of equal ones that of the larger level first."""
@@ -190,6 +198,7 @@ class Detector:
                 found.keypoints,
                 found.scores,
                 found.descriptors,
+                found.levels,
                 found.serial,
                 Neighbours(found.among, found.partner, found.similarity, found.second),
             )

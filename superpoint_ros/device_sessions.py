@@ -28,7 +28,7 @@ from superpoint_ros.pyramid import area_weights, level_shape, shrink_mask
 
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
-_COLUMNS = 6
+_COLUMNS = 7
 _ROW_BYTES = 4 * _COLUMNS
 
 
@@ -44,6 +44,8 @@ class Found(NamedTuple):
     """[N] float32."""
     descriptors: np.ndarray
     """[N, D] float32, unit length."""
+    levels: np.ndarray
+    """[N] uint8, in which of the image's sizes each was found."""
     partner: np.ndarray
     """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
     similarity: np.ndarray
@@ -101,7 +103,7 @@ class DevicePath(nn.Module):
         descriptors = sample_descriptors(descriptor_map, keypoints, stride)
         if level:
             keypoints = (keypoints + 0.5) * self._factors[level - 1] - 0.5
-        return DeviceFeatures(keypoints, best, descriptors)
+        return DeviceFeatures(keypoints, best, descriptors, torch.full_like(best, level, dtype=torch.int64))
 
 
 class Session:
@@ -129,6 +131,7 @@ class Session:
             torch.zeros(batch, count, 2, device=device),
             torch.zeros(batch, count, device=device),
             torch.zeros(batch, count, dimension, device=device, dtype=parameter.dtype),
+            torch.zeros(batch, count, device=device, dtype=torch.int64),
         )
         self._masks: list[np.ndarray | None] = []
         self._set_masks([None] * batch)
@@ -142,8 +145,8 @@ class Session:
         """Images [H, W] uint8 and their masks, as many as the batch has.
 
         Returns:
-            rows [B, K, 6] float32: x, y, score, partner, similarity, second, of which those with a score of 0 mean
-            nothing; descriptors [B, K, D] float32. The arrays are the caller's.
+            rows [B, K, 7] float32: x, y, score, level, partner, similarity, second, of which those with a score of 0
+            mean nothing; descriptors [B, K, D] float32. The arrays are the caller's.
         """
         for row, image in enumerate(images):
             self._staging[row].numpy()[...] = image
@@ -177,7 +180,8 @@ class Session:
         features, neighbours = self._path(self._images, self._allowed, self._earlier)
         for held, new in zip(self._earlier, features, strict=True):
             held.copy_(new)
-        columns = features.keypoints, *(column[..., None].float() for column in (features.scores, *neighbours))
+        single = features.scores, features.levels, *neighbours
+        columns = features.keypoints, *(column[..., None].float() for column in single)
         rows = torch.cat(columns, dim=-1).view(torch.uint8)
         answer = torch.cat([rows, features.descriptors.contiguous().view(torch.uint8)], dim=-1)
         self._answer.copy_(answer, non_blocking=True)
@@ -235,8 +239,11 @@ class Sessions:
                 earlier[place] = serial
                 known = int(np.count_nonzero(rows[:, 2]))
                 rows, descriptors = rows[:known], descriptors[:known]
-                partner = rows[:, 3].astype(np.int32)
-                yield Found(rows[:, :2].copy(), rows[:, 2], descriptors, partner, rows[:, 4], rows[:, 5], serial, among)
+                _, _, scores, levels, partner, similarity, second = rows.T
+                yield Found(
+                    rows[:, :2].copy(), scores, descriptors, levels.astype(np.uint8), partner.astype(np.int32),
+                    similarity, second, serial, among,
+                )  # fmt: skip
 
     def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:
         key = batch, shape, settings

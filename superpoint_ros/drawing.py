@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from superpoint_ros.frontend import Frame
+from superpoint_ros.pyramid import STEP
 
 OLD = 30
 """Frames after which a track has the last colour of the scale."""
@@ -22,7 +23,8 @@ def draw_frame(image: np.ndarray, frame: Frame) -> np.ndarray:
     """The image with its features and their motion since the previous frame: [H, W, 3] uint8 RGB.
 
     Tracked features are dots with a tail to where they were, from blue (young) to red (old); new ones are
-    small grey rings; rejected matches are thin bright-red lines. A caption counts them all.
+    grey rings, larger where a smaller size of the image has them; rejected matches are thin bright-red lines. A
+    caption counts them all.
     image: [H, W] or [H, W, 3] RGB uint8, the one that `frame` was made from.
     """
     picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
@@ -32,8 +34,9 @@ def draw_frame(image: np.ndarray, frame: Frame) -> np.ndarray:
 
     motion = np.stack([frame.previous_keypoints[matches.train], keypoints[matches.query]], axis=1)
     _draw_lines(picture, motion[~matches.inlier], OUTLIER, 1)
-    for centre in _fixed_point(keypoints[ages == 1]).tolist():
-        cv2.circle(picture, centre, size << SUBPIXEL_BITS, NEW, 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    radii = _fixed_point(size / STEP ** frame.features.levels[ages == 1])
+    for centre, radius in zip(_fixed_point(keypoints[ages == 1]).tolist(), radii.tolist(), strict=True):
+        cv2.circle(picture, centre, radius, NEW, 1, cv2.LINE_AA, SUBPIXEL_BITS)
 
     match_ages = ages[matches.query]
     for age in np.unique(np.minimum(ages[ages > 1], OLD)).tolist():

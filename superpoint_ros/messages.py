@@ -62,6 +62,9 @@ class FeatureCloud:
         rays: [N, 3] float32, undistorted, z = 1; NaN without a calibration.
         track_ids: [N] uint32.
         track_ages: [N] uint16, frames tracked.
+        levels: [N] uint8, in which of the image's sizes each was found: 0 is the image, and each is 0.71 of the one
+            before. A keypoint is about `2**(level / 2)` times as large and as exact, in pixels, as one of level 0. All
+            0 where the message, of an older version, does not say.
     """
 
     stamp_ns: int
@@ -71,6 +74,7 @@ class FeatureCloud:
     rays: np.ndarray
     track_ids: np.ndarray
     track_ages: np.ndarray
+    levels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -151,6 +155,7 @@ def encode_features(frame: Frame, header: Header, descriptor_type: str = 'float3
     cloud['score'] = features.scores
     cloud['id'] = frame.track_ids
     cloud['age'] = frame.track_ages
+    cloud['level'] = features.levels
     if descriptor_type == 'int8':
         cloud['descriptor'] = quantise(features.descriptors)
     else:
@@ -230,7 +235,9 @@ def read_features(message: Any) -> FeatureCloud:
     Raises:
         MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
     """
-    cloud = from_cloud(message, ('x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor'))
+    says_levels = any(field.name == 'level' for field in message.fields)
+    names = 'x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor'
+    cloud = from_cloud(message, names + ('level',) * says_levels)
     descriptors = cloud['descriptor']
     if descriptors.ndim == 1:  # a single component
         descriptors = descriptors[:, None]
@@ -244,6 +251,7 @@ def read_features(message: Any) -> FeatureCloud:
         rays=columns(cloud, 'x', 'y', 'z'),
         track_ids=cloud['id'],
         track_ages=cloud['age'],
+        levels=cloud['level'] if says_levels else np.zeros(len(cloud), np.uint8),
     )
 
 
@@ -307,4 +315,4 @@ def _feature_dtype(dimension: int, descriptor_type: str) -> np.dtype:
         raise ValueError(f"Descriptor type '{descriptor_type}' is none of {', '.join(DESCRIPTOR_TYPES)}.")
     descriptor = ('descriptor', 'i1' if descriptor_type == 'int8' else '<f4', (dimension,))
     numbers = [(name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'score')]
-    return np.dtype([*numbers, ('id', '<u4'), ('age', '<u2'), descriptor], align=True)
+    return np.dtype([*numbers, ('id', '<u4'), ('age', '<u2'), ('level', 'u1'), descriptor], align=True)

@@ -27,6 +27,8 @@ class DeviceFeatures(NamedTuple):
     """[B, K] float32, descending."""
     descriptors: Tensor
     """[B, K, D], unit length."""
+    levels: Tensor
+    """[B, K] int64, in which of the image's sizes each was found."""
 
 
 class Neighbours(NamedTuple):
@@ -157,13 +159,14 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -
 
 def best_of(levels: Sequence[DeviceFeatures]) -> DeviceFeatures:
     """The best of several levels' features, as many as each has: see `detector.Detector`."""
-    keypoints, scores, descriptors = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+    keypoints, scores, descriptors, sizes = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
     best, index = _best(scores, levels[0].scores.shape[1])
     rows = index[..., None]
     return DeviceFeatures(
         keypoints.gather(1, rows.expand(-1, -1, 2)),
         best,
         descriptors.gather(1, rows.expand(-1, -1, descriptors.shape[-1])),
+        sizes.gather(1, index),
     )
 
 

@@ -60,6 +60,7 @@ def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4):
     np.testing.assert_allclose(features.scores, expected.scores, rtol=relative)
     np.testing.assert_allclose(features.scores[row], expected.scores, rtol=relative)
     np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=absolute)
+    np.testing.assert_array_equal(features.levels[row], expected.levels)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def test_both_ways_find_the_same_features(name, levels):
         for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
             # Of a level in the ratio of small numbers, one pixel in thirty lies between two grey levels.
             assert_same(features, expected, *((0.05, 0.03, 0.02) if levels > 1 else ()))
+            assert len(np.unique(features.levels)) == levels or len(features) < 20
         masks = [mask, None, None, None]
     assert len(found[0]) > 20
 

@@ -53,6 +53,15 @@ def test_each_kind_of_feature_has_its_colour_where_it_is(frame):
     assert not picture[30:55].any()
 
 
+def test_a_new_feature_of_a_smaller_size_has_a_larger_ring(frame):
+    widths = []
+    for level in (0, 4):
+        sized = replace(frame, features=replace(frame.features, levels=np.full(3, level, np.uint8)))
+        drawn = draw_frame(np.zeros((480, 640), np.uint8), sized)[20].any(axis=1)
+        widths.append(np.ptp(np.flatnonzero(drawn[:45])))
+    assert widths[1] == pytest.approx(4 * widths[0], abs=3)
+
+
 def test_the_image_is_seen_through_and_left_as_it_was(frame):
     for shape in ((120, 160), (120, 160, 3)):
         image = np.full(shape, 100, np.uint8)

@@ -30,6 +30,7 @@ from superpoint_ros.messages import (
 from superpoint_ros.stereo import StereoMatches
 
 HEADER = Header(frame_id='camera', stamp=Time(sec=12, nanosec=345))
+SIZES = {PointField.INT8: 1, PointField.UINT8: 1, PointField.UINT16: 2}
 STAMP_NS = 12_000_000_345
 
 
@@ -46,6 +47,7 @@ def make_frame(count=5, dimension=8, matched=3, seed=0, calibrated=True, previou
             keypoints=rng.uniform(0, 640, (count, 2)).astype(np.float32),
             scores=np.sort(rng.uniform(0, 1, count).astype(np.float32))[::-1],
             descriptors=descriptors,
+            levels=rng.integers(0, 6, count, dtype=np.uint8),
         ),
         rays=rays,
         track_ids=rng.integers(1, 2**32, count, dtype=np.uint32),
@@ -86,6 +88,7 @@ def test_features_come_back_as_they_were(count, dimension, calibrated, seed):
     np.testing.assert_array_equal(cloud.rays, frame.rays)
     np.testing.assert_array_equal(cloud.track_ids, frame.track_ids)
     np.testing.assert_array_equal(cloud.track_ages, frame.track_ages)
+    np.testing.assert_array_equal(cloud.levels, frame.features.levels)
 
 
 def test_reading_copies_nothing():
@@ -99,6 +102,7 @@ def test_reading_copies_nothing():
         cloud.rays,
         cloud.track_ids,
         cloud.track_ages,
+        cloud.levels,
     ):
         assert not values.any()
 
@@ -136,17 +140,19 @@ def test_features_have_the_promised_fields(descriptor_type, code, size):
     assert kinds == numbers | {
         'id': (PointField.UINT32, 1),
         'age': (PointField.UINT16, 1),
+        'level': (PointField.UINT8, 1),
         'descriptor': (kind, 8),
     }
-    assert list(kinds) == ['x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor']
+    assert list(kinds) == ['x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'level', 'descriptor']
     assert (message.height, message.width) == (1, 3)
     assert message.row_step == len(message.data) == 3 * message.point_step
-    assert all(f.offset % {PointField.INT8: 1, PointField.UINT16: 2}.get(f.datatype, 4) == 0 for f in message.fields)
+    assert all(f.offset % SIZES.get(f.datatype, 4) == 0 for f in message.fields)
     offset = {f.name: f.offset for f in message.fields}
     point = bytes(message.data)[message.point_step : 2 * message.point_step]
     assert struct.unpack_from('<2f', point, offset['u']) == tuple(frame.features.keypoints[1])
     assert struct.unpack_from('<I', point, offset['id'])[0] == frame.track_ids[1]
     assert struct.unpack_from('<H', point, offset['age'])[0] == frame.track_ages[1]
+    assert point[offset['level']] == frame.features.levels[1]
     values = struct.unpack_from(f'<8{code}', point, offset['descriptor'])
     assert offset['descriptor'] + 8 * size <= message.point_step
     cosine = np.dot(values, frame.features.descriptors[1]) / np.linalg.norm(values)
@@ -201,9 +207,9 @@ def test_fields_are_found_by_name_in_clouds_of_others():
     ours = encode_features(frame, HEADER)
     source = {f.name: f for f in ours.fields}
     fields, rows, offset = [], [b''] * 4, 0
-    for name in ('descriptor', 'age', 'rgb', 'v', 'u', 'z', 'score', 'y', 'x', 'id'):
+    for name in ('descriptor', 'age', 'level', 'rgb', 'v', 'u', 'z', 'score', 'y', 'x', 'id'):
         field = source.get(name, PointField(name='rgb', offset=0, datatype=PointField.UINT32, count=1))
-        size = {'descriptor': 12, 'age': 2}.get(name, 4)
+        size = {'descriptor': 12, 'age': 2, 'level': 1}.get(name, 4)
         fields.append(PointField(name=name, offset=offset, datatype=field.datatype, count=field.count))
         for row in range(4):
             start = row * ours.point_step + field.offset
@@ -215,6 +221,15 @@ def test_fields_are_found_by_name_in_clouds_of_others():
     np.testing.assert_array_equal(cloud.rays, frame.rays)
     np.testing.assert_array_equal(cloud.descriptors, frame.features.descriptors)
     np.testing.assert_array_equal(cloud.track_ages, frame.track_ages)
+    np.testing.assert_array_equal(cloud.levels, frame.features.levels)
+
+
+def test_features_recorded_before_there_were_levels_are_all_of_the_image_itself():
+    frame = make_frame(4, 3)
+    message = encode_features(frame, HEADER)
+    cloud = read_features(with_fields(message, [field for field in message.fields if field.name != 'level']))
+    np.testing.assert_array_equal(cloud.levels, [0, 0, 0, 0])
+    np.testing.assert_array_equal(cloud.descriptors, frame.features.descriptors)
 
 
 @pytest.mark.parametrize(

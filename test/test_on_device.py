@@ -118,7 +118,10 @@ def test_the_same_neighbours_as_numpy(device, queries, trains, max_ratio):
         padded = np.zeros((size, 8), np.float32)
         padded[:count] = descriptors
         scores = (np.arange(size) < count).astype(np.float32)
-        held = DeviceFeatures(torch.zeros(1, size, 2), torch.from_numpy(scores)[None], torch.from_numpy(padded)[None])
+        held = DeviceFeatures(
+            torch.zeros(1, size, 2), torch.from_numpy(scores)[None], torch.from_numpy(padded)[None],
+            torch.zeros(1, size, dtype=torch.int64),
+        )  # fmt: skip
         return descriptors, DeviceFeatures(*(tensor.to(device) for tensor in held))
 
     (query, ours), (train, theirs) = features(queries), features(trains)
@@ -126,8 +129,9 @@ def test_the_same_neighbours_as_numpy(device, queries, trains, max_ratio):
     known = Neighbours(7, *(tensor[0, :queries].cpu().numpy() for tensor in found))
     points = np.zeros((size, 2), np.float32)
     matches = match(
-        Features(points[:queries], points[:queries, 0], query, 8, known),
-        Features(points[:trains], points[:trains, 0], np.full_like(train, np.nan), 7),  # not to be looked at again
+        Features(points[:queries], points[:queries, 0], query, serial=8, neighbours=known),
+        # Not to be looked at again.
+        Features(points[:trains], points[:trains, 0], np.full_like(train, np.nan), serial=7),
         MatchSettings(min_similarity=0.1, max_ratio=max_ratio),
     )
     similarity = query @ train.T

@@ -132,7 +132,7 @@ def test_it_reads_what_python_wrote(program, descriptor_type, count):
     assert len(rows) == count
     for row, found in enumerate(rows):
         np.testing.assert_allclose(found[:2], features.keypoints[row], rtol=1e-6)
-        np.testing.assert_allclose(found[2:4], [features.scores[row], 0], rtol=1e-6)
+        np.testing.assert_allclose(found[2:4], [features.scores[row], features.levels[row]], rtol=1e-6)
         np.testing.assert_allclose(found[4:6], features.rays[row, :2] * [500, 400] + [320, 240], rtol=1e-5)
         assert found[6] == features.track_ids[row]
         np.testing.assert_allclose(found[7:], features.descriptors[row], atol=1e-6)

@@ -66,7 +66,7 @@ def test_a_picture_and_its_keypoints_shrink_alike():
 
 
 def test_features_of_each_level_are_those_of_the_smaller_image(detector):
-    expected_keypoints, expected_scores, expected_descriptors = [], [], []
+    expected_keypoints, expected_scores, expected_descriptors, expected_levels = [], [], [], []
     for level in range(3):
         width, height = (round(side / 2 ** (level / 2)) for side in (168, 120))
         small = cv2.resize(IMAGE, (width, height), interpolation=cv2.INTER_AREA) if level else IMAGE
@@ -74,12 +74,15 @@ def test_features_of_each_level_are_those_of_the_smaller_image(detector):
         expected_keypoints.append((features.keypoints + 0.5) * [168 / width, 120 / height] - 0.5)
         expected_scores.append(features.scores)
         expected_descriptors.append(features.descriptors)
+        expected_levels += [level] * len(features)
     order = np.argsort(-np.concatenate(expected_scores), kind='stable')[:300]
     found = with_levels(detector, 3).detect(IMAGE)
     assert 100 < len(found) <= 300
     np.testing.assert_allclose(found.keypoints, np.concatenate(expected_keypoints)[order], atol=1e-3)
     np.testing.assert_allclose(found.scores, np.concatenate(expected_scores)[order], rtol=1e-4)
     np.testing.assert_allclose(found.descriptors, np.concatenate(expected_descriptors)[order], atol=1e-4)
+    np.testing.assert_array_equal(found.levels, np.array(expected_levels)[order])
+    assert len(found.levels) == len(found.take(np.arange(len(found))[::2]).levels) * 2 - len(found) % 2
 
 
 def test_all_levels_together_have_no_more_than_was_asked_for(detector):
