@@ -17,7 +17,7 @@ from superpoint_training.homographies import (
     warp_image,
     warp_points,
 )
-from superpoint_training.photometric import PhotometricConfig, augment
+from superpoint_training.photometric import CHANGES, PhotometricConfig, augment
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(240, 320), (320, 240), (100, 100)]))
@@ -115,6 +115,59 @@ def test_each_change_is_needed_and_bounded():
     assert 0 < np.abs(brighter - 128).max() <= 50
     speckled = augment(rng, grey, PhotometricConfig(0, (1, 1), 0, 0.01, (0, 0), 0, 1.0))
     assert 0 < (speckled != 128).mean() <= 0.01
+
+
+STILL = {'brightness': 0, 'contrast': (1, 1), 'noise': 0, 'speckle': 0, 'shade': (0, 0), 'motion_blur': 0}
+
+
+def augmented(image, **changes):
+    config = PhotometricConfig(**STILL, probability=1.0, **changes)
+    return augment(np.random.default_rng(0), image, config).astype(float)
+
+
+def test_defocus_spreads_a_point_evenly_to_all_sides():
+    point = np.zeros((31, 31), np.uint8)
+    point[15, 15] = 255
+    spread = augmented(point, defocus=4.0)
+    assert 0 < spread.max() < 200
+    assert spread.sum() == pytest.approx(255, rel=0.35)  # whole grey levels lose some
+    for turned in (spread.T, spread[::-1], spread[:, ::-1]):
+        np.testing.assert_array_equal(spread, turned)
+
+
+def test_gamma_keeps_black_white_and_the_order_of_grey_levels():
+    ramp = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
+    levels = np.arange(256) / 255
+    darker, brighter = 0, 0
+    for seed in range(20):
+        config = PhotometricConfig(**STILL, probability=1.0, gamma=2.0)
+        curved = augment(np.random.default_rng(seed), ramp, config)[0].astype(int)
+        assert (curved[0], curved[-1]) == (0, 255)
+        assert (np.diff(curved) >= 0).all()
+        assert (curved <= np.ceil(255 * levels**0.5)).all()
+        assert (curved >= np.floor(255 * levels**2)).all()
+        darker, brighter = min(darker, curved[128] - 128), max(brighter, curved[128] - 128)
+    assert darker < -30
+    assert brighter > 30
+
+
+def test_jpeg_changes_what_is_busy_and_keeps_what_is_plain():
+    busy = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert np.abs(augmented(busy, jpeg=1) - busy).mean() > 1
+    plain = np.full((64, 64), 128, np.uint8)
+    np.testing.assert_array_equal(augmented(plain, jpeg=1), plain)
+
+
+def test_changes_that_are_off_leave_the_examples_of_the_others_as_they_were():
+    """Training examples and the views of an evaluation are numbered: the same number is the same picture for good."""
+    image = np.random.default_rng(1).integers(0, 256, (40, 56), np.uint8)
+    rng = np.random.default_rng(7)
+    six = image.astype(np.float32)
+    for change in CHANGES:
+        if rng.random() < 0.5:
+            six = change(rng, six, PhotometricConfig())
+    expected = np.clip(six, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(augment(np.random.default_rng(7), image, PhotometricConfig()), expected)
 
 
 @pytest.mark.parametrize('zoom', [0.25, 0.36, 0.45])  # at exactly a half bilinear samples are the means

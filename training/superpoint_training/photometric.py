@@ -23,6 +23,9 @@ class PhotometricConfig:
         probability: of each single change.
         least_variance: share of the picture's variance that a change must leave, or it is not made; GoodPoint's test
             is 0.1, and 0 leaves it out.
+        defocus: largest sigma of a lens out of focus, pixels; 0 for none.
+        gamma: largest exponent of the grey levels in [0, 1], or its inverse; 1 for none.
+        jpeg: worst quality of a JPEG that the picture went through, 1 to 100; 100 for none.
     """
 
     brightness: float = 50
@@ -33,21 +36,39 @@ class PhotometricConfig:
     motion_blur: int = 3
     probability: float = 0.5
     least_variance: float = 0.0
+    defocus: float = 0.0
+    gamma: float = 1.0
+    jpeg: int = 100
 
 
 Change = Callable[[np.random.Generator, np.ndarray, PhotometricConfig], np.ndarray]
 
 
 def augment(rng: np.random.Generator, image: np.ndarray, config: PhotometricConfig) -> np.ndarray:
-    """Apply a random subset of the six changes to a grey picture `[H, W]` uint8; returns a new one of the same kind."""
+    """Apply a random subset of the changes to a grey picture `[H, W]` uint8; returns a new one of the same kind."""
     pixels = image.astype(np.float32)
     least = config.least_variance * pixels.var()
-    for change in CHANGES:
+    for change in _changes(config):
         if rng.random() < config.probability:
             changed = change(rng, pixels, config)
             if not config.least_variance or np.clip(changed, 0, 255).var() >= least:
                 pixels = changed
     return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _defocused(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0, config.defocus) + 0.1), np.float32)
+
+
+def _curved(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    exponent = np.float32(config.gamma ** rng.uniform(-1, 1))
+    return np.asarray((pixels.clip(0, 255) / 255) ** exponent * 255)
+
+
+def _compressed(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
+    quality = int(rng.integers(config.jpeg, 101))
+    _, file = cv2.imencode('.jpg', pixels.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE), np.float32)
 
 
 def _shaded(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricConfig) -> np.ndarray:
@@ -83,7 +104,13 @@ def _speckled(rng: np.random.Generator, pixels: np.ndarray, config: PhotometricC
 
 
 CHANGES: tuple[Change, ...] = (_shaded, _contrasted, _brightened, _motion_blurred, _with_noise, _speckled)
-"""In the order in which they are made."""
+"""The papers' six, in the order in which they are made."""
+
+
+def _changes(config: PhotometricConfig) -> list[Change]:
+    """Lens and sensor's curve, the six, the file. The first and the last draw nothing where they are not asked for."""
+    before = [_defocused] * (config.defocus > 0) + [_curved] * (config.gamma > 1)
+    return [*before, *CHANGES, *[_compressed] * (config.jpeg < 100)]
 
 
 def _shade(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:
