@@ -34,7 +34,7 @@ def test_the_plain_code_computes_the_same_features(photographs):
     pictures, source = load_pictures(1)
     assert 'photographs' in source
     image = decode(pictures[0])[:240, :320]
-    settings = KeypointSettings(max_keypoints=300, nms_radius=0, subpixel=False)
+    settings = KeypointSettings(max_keypoints=300, nms_radius=0, subpixel=False, levels=1)
     network = load_network('superpoint_small')
     ours = Detector(network, settings, device='cpu', engine='torch', precision='float32').detect(image)
     plain = Plain(network, settings).process(image, None, Stopwatch())
@@ -51,7 +51,7 @@ def test_the_plain_suppression_is_greedy():
     """A keypoint suppressed by another suppresses nobody itself."""
     scores = np.zeros((8, 16), np.float32)
     scores[4, 4], scores[4, 7], scores[4, 10] = 0.9, 0.8, 0.7
-    plain = Plain(load_network('superpoint_small'), KeypointSettings(nms_radius=4, border=0))
+    plain = Plain(load_network('superpoint_small'), KeypointSettings(nms_radius=4, border=0, levels=1))
     assert plain.select(scores)[0].tolist() == [[4, 4], [10, 4]]
 
 

@@ -37,12 +37,12 @@ class BrightnessNetwork(nn.Module):
 @cache
 def compiled_detector(engine):
     """Compiling takes longer than all that the tests do with it."""
-    return Detector(BrightnessNetwork(), engine=engine, device='cpu')
+    return Detector(BrightnessNetwork(), KeypointSettings(levels=1), engine=engine, device='cpu')
 
 
 def make_detector(engine, **settings):
     detector = compiled_detector(engine)
-    detector.settings = KeypointSettings(**settings)
+    detector.settings = KeypointSettings(**({'levels': 1} | settings))
     return detector
 
 
@@ -173,7 +173,7 @@ def test_shipped_weights_find_the_same_points_in_a_shifted_picture(name):
     rng = np.random.default_rng(3)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), dtype=np.uint8), (0, 0), 2)
     scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
-    detector = Detector.load(name, 'cpu', max_keypoints=5000, precision='float32', detection_threshold=0.001)
+    detector = Detector.load(name, 'cpu', max_keypoints=5000, precision='float32', detection_threshold=0.001, levels=1)
     detector.warm_up(192, 256)
     assert name in detector.description
     first, second = detector.detect_batch([scene[:192, :256], scene[16 : 16 + 192, 24 : 24 + 256]])

@@ -35,9 +35,9 @@ def make_network(name):
 
 def both_ways(network, **settings):
     """A detector that takes the way by maps, and one with the same engine that takes the other."""
+    chosen = KeypointSettings(**({'levels': 1} | settings))
     by_maps, by_sessions = (
-        Detector(network, KeypointSettings(**settings), device='cpu', engine='torch', precision='float32')
-        for _ in range(2)
+        Detector(network, chosen, device='cpu', engine='torch', precision='float32') for _ in range(2)
     )
     by_sessions.engine.sessions = Sessions(by_sessions.engine.network, network.config.descriptor_dim)
     return by_maps, by_sessions

@@ -65,7 +65,7 @@ def make(family, head='skip'):
 
 @cache
 def detector_of(family, engine):
-    return Detector(make(family), engine=engine, device='cpu', precision='float32')
+    return Detector(make(family), KeypointSettings(levels=1), engine=engine, device='cpu', precision='float32')
 
 
 def picture(height, width, seed=0):
@@ -331,7 +331,7 @@ class PositionNetwork(CellNetwork):
 @pytest.mark.parametrize('engine', ENGINES)
 def test_descriptors_of_a_fine_map_are_sampled_at_the_keypoints(engine):
     """The keypoints lie beyond the border of their cells, and off the lattice."""
-    detector = Detector(PositionNetwork(), engine=engine, device='cpu', precision='float32')
+    detector = Detector(PositionNetwork(), KeypointSettings(levels=1), engine=engine, device='cpu', precision='float32')
     features = detector.detect(np.full((45, 61), 200, np.uint8))
     assert len(features) > 20
     cells = (features.keypoints - [2.25, -5.5] - 3.5) / 8

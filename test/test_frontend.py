@@ -44,7 +44,7 @@ class PatchNetwork(nn.Module):
 
 @pytest.fixture(scope='module')
 def detector():
-    return Detector(PatchNetwork(), KeypointSettings(max_keypoints=200), device='cpu')
+    return Detector(PatchNetwork(), KeypointSettings(max_keypoints=200, levels=1), device='cpu')
 
 
 @pytest.fixture(scope='module')

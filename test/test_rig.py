@@ -15,7 +15,7 @@ STARTS = (100, 40, 180)  # where each camera looks
 
 @pytest.fixture(scope='module')
 def detector():
-    return Detector(PatchNetwork(), KeypointSettings(max_keypoints=200), device='cpu')
+    return Detector(PatchNetwork(), KeypointSettings(max_keypoints=200, levels=1), device='cpu')
 
 
 @pytest.fixture(scope='module')

@@ -150,7 +150,7 @@ def test_the_detector_finds_the_same_in_a_turned_picture(engine, tmp_path):
         pytest.importorskip('openvino')
     save_network(trained_looking(CONFIG), tmp_path / 'turning.safetensors', {})
     detector = Detector.load(
-        tmp_path / 'turning.safetensors', engine=engine, precision='float32', detection_threshold=0.0
+        tmp_path / 'turning.safetensors', engine=engine, precision='float32', detection_threshold=0.0, levels=1
     )
     image = photograph(96, 128)
     upright, turned_ = detector.detect(image), detector.detect(np.ascontiguousarray(np.rot90(image)))

@@ -23,7 +23,7 @@ from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE, decode, load_pictures
 from superpoint_ros.benchmark.plain import Plain
 from superpoint_ros.benchmark.report import format_node_report, format_report
-from superpoint_ros.benchmark.scaling import time_batches, time_sizes
+from superpoint_ros.benchmark.scaling import time_batches, time_levels, time_sizes
 from superpoint_ros.benchmark.stages import WARM_UP_FRAMES, Header, summarise, time_frontend, time_peer
 from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.detector import Detector
@@ -64,7 +64,7 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
             engine=options.engine,
             precision=options.precision,
             max_keypoints=options.keypoints,
-            levels=options.levels,
+            levels=options.levels or 1,
             detection_threshold=0.001,  # so that every picture has that many
         )
         runs[weights] = detector, *measure_frontend(detector, pictures, options.scaling)
@@ -94,7 +94,7 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
 def measure_frontend(
     detector: Detector, pictures: list[np.ndarray], scaling: bool
 ) -> tuple[dict[str, Any], list[Frame]]:
-    """The front-end's times, counts and memory, by size and batch if asked for; and the frames that it made."""
+    """The front-end's times, counts and memory, by size, levels and batch if asked for; and the frames that it made."""
     meter = Meter()
     meter.forget_peak()
     times, frames = time_frontend(detector, pictures)
@@ -109,7 +109,11 @@ def measure_frontend(
         },
     }
     if scaling:
-        result |= {'sizes': time_sizes(detector, pictures), 'batches': time_batches(detector, pictures)}
+        result |= {
+            'sizes': time_sizes(detector, pictures),
+            'levels': time_levels(detector, pictures),
+            'batches': time_batches(detector, pictures),
+        }
     return result, frames
 
 
@@ -153,7 +157,8 @@ def measure_node(pictures: list[np.ndarray], options: argparse.Namespace) -> dic
         print(f'running the node with {weights} ...', file=sys.stderr)
         try:
             parameters = {'weights': weights, 'device': options.device}
-            parameters |= {'max_keypoints': str(options.keypoints), 'levels': str(options.levels)}
+            parameters |= {'max_keypoints': str(options.keypoints)}
+            parameters |= {'levels': str(options.levels)} if options.levels else {}
             results[weights] = time_node(pictures, parameters, options.rates, options.seconds)
         except ProcessError as error:
             sys.exit(f'benchmark: {error}')
@@ -168,7 +173,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
     parser.add_argument('--keypoints', type=int, default=1000, help='at most this many an image')
-    parser.add_argument('--levels', type=int, default=1, help='sizes at which we look at an image; plain code has one')
+    parser.add_argument('--levels', type=int, help='sizes of an image to look at; default: 1 as plain code, the node 3')
     parser.add_argument('--frames', type=int, default=100, help='images to time')
     parser.add_argument('--plain-frames', type=int, default=20, help='of these with the slow plain code')
     parser.add_argument('--scaling', action=argparse.BooleanOptionalAction, default=True, help='also sizes and batches')

@@ -51,6 +51,8 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
         (width, height), found = row['size'], row['found']
         label = f'{width} x {height}, {found:.0f} of {row["keypoints"]} keypoints'
         lines.append(_row(label, row['end_to_end'], 40) + f'   network {row["stages"]["network"]["p50"]:.2f}')
+    for row in result.get('levels', ()):
+        lines.append(_row(f'{row["levels"]} level{"s" * (row["levels"] > 1)}', row['end_to_end'], 40))
     for row in result.get('batches', ()):
         lines.append(_row(f'{row["images"]} at once, ms an image', row['ms_an_image'], 40))
     if ceiling := result.get('ceiling'):

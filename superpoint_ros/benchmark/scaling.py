@@ -1,4 +1,4 @@
-"""How the time grows with pixels, with keypoints, and with images in a batch."""
+"""How the time grows with pixels, with keypoints, with levels, and with images in a batch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from superpoint_ros.detector import Detector
 
 SIZES = ((320, 240), (640, 480), (1280, 960))
 KEYPOINTS = (500, 1000, 2000)
+LEVELS = (1, 2, 3)
 BATCHES = (1, 2, 4, 8)
 FRAMES = 20
 """Images timed for each figure."""
@@ -32,6 +33,17 @@ def time_sizes(detector: Detector, pictures: Sequence[np.ndarray]) -> list[dict[
             times, frames = time_frontend(detector, files)
             found = float(np.mean([len(frame.features) for frame in frames]))
             rows.append({'size': (width, height), 'keypoints': keypoints, 'found': found} | summarise(times))
+    detector.settings = settings
+    return rows
+
+
+def time_levels(detector: Detector, pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """The front-end's times by the number of sizes at which it looks at an image."""
+    settings, rows = detector.settings, []
+    for levels in LEVELS:
+        detector.settings = replace(settings, levels=levels)
+        times, _ = time_frontend(detector, pictures[: FRAMES + WARM_UP_FRAMES])
+        rows.append({'levels': levels} | summarise(times))
     detector.settings = settings
     return rows
 

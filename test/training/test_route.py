@@ -15,7 +15,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     loop = {'steps': 3, 'batch_size': 2, 'workers': 0}
     write_config(configs / 'magicpoint.yaml', loop=loop, shapes={'height': 64, 'width': 64})
     (configs / 'labels.yaml').write_text('views: 2\nthreshold: 0.0001\nmin_views: 1')
-    for name in ('teacher', 'superpoint', 'superpoint_small'):
+    for name in ('teacher', 'labeller', 'superpoint', 'superpoint_small'):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
     assert route.main([*words, '--until', 'labels_1.npz']) == 0

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from superpoint_ros.engines import EngineError
+from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import WeightsError
 from superpoint_training.evaluation import results as results_file
 from superpoint_training.evaluation.inputs import Request, read_inputs
@@ -35,6 +36,8 @@ from superpoint_training.report import compare, write_report
 
 __all__ = ['evaluate_pair', 'evaluate_pairs', 'main']
 
+LEVELS = KeypointSettings().levels
+"""At which our networks look at an image unless told otherwise."""
 ERROR, SKIPPED = 1, 3
 """Exit statuses: nothing was measured; --strict, and some input was skipped."""
 
@@ -81,7 +84,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f'names or files of weights, or {", ".join(PEERS)}',
     )  # fmt: skip
     parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels; default: 4')
-    parser.add_argument('--levels', type=int, default=1, help='of our networks, as the node takes it; default: 1')
+    parser.add_argument(
+        '--levels', type=int, help=f'of our networks, as the node takes it; default: {LEVELS} as there, 1 for shapes'
+    )
     for name in ('device', 'engine', 'precision'):
         parser.add_argument(f'--{name}', default='auto', help='of our networks, as the node takes it; default: auto')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
@@ -110,7 +115,7 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> Outcome:
     protocol, poses = changed(PROTOCOLS[options.protocol], options.set), PoseProtocol()
     setup = Setup(protocol, poses, options.cache or options.out / 'predictions', options.jobs, command)
     if options.shapes:
-        return evaluate_shapes(options.shapes, not options.clean, _detectors(options, border=0), setup)
+        return evaluate_shapes(options.shapes, not options.clean, _detectors(options, border=0, levels=1), setup)
     request = Request(
         options.pairs, options.sequence, sorted(set(options.gaps)), options.intrinsics,
         options.recording, options.topic, options.frames,
@@ -118,18 +123,21 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> Outcome:
     inputs = read_inputs(request, protocol, poses, options.jobs)
     if inputs.skipped:
         print(listed(inputs.skipped), file=sys.stderr)
-    return evaluate(request, inputs, _detectors(options, border=4), setup)
+    return evaluate(request, inputs, _detectors(options, border=4, levels=LEVELS), setup)
 
 
-def _detectors(options: argparse.Namespace, border: int) -> list[NamedDetector]:
-    """border: of our networks; shapes have corners up to the picture's edge, where others have artefacts."""
+def _detectors(options: argparse.Namespace, border: int, levels: int) -> list[NamedDetector]:
+    """Ours look at `levels` sizes unless another number is asked for: a corner of a shape counts but once.
+
+    border: of our networks; shapes have corners up to the picture's edge, where others have artefacts.
+    """
     return [
         make_detector(
             name,
             options.device,
             options.nms_radius,
             border,
-            options.levels,
+            options.levels or levels,
             engine=options.engine,
             precision=options.precision,
         )

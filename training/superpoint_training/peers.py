@@ -14,6 +14,7 @@ import numpy as np
 
 import superpoint_ros
 from superpoint_ros.detector import Detector, Features
+from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import resolve_weights
 from superpoint_training.versions import installed
 
@@ -105,7 +106,7 @@ def make_detector(
     device: str = 'auto',
     nms_radius: int = 4,
     border: int = 4,
-    levels: int = 1,
+    levels: int = KeypointSettings().levels,
     *,
     engine: str = 'auto',
     precision: str = 'auto',

@@ -39,9 +39,13 @@ Made by {command}.
 {evaluations}
 ## What the figures do not say
 
-One seed. The pairs are few and mostly outdoor; several have a ground truth too coarse for the 1 px column. Rotations
-beyond 45 degrees were not trained and match poorly.
+One seed. The pairs are few and mostly outdoor; several have a ground truth too coarse for the 1 px column. {rotations}
 """
+TURNS = """Quarter
+turns change nothing, what lies between them was trained; but what is told apart by its orientation alone is not told
+apart."""
+DOES_NOT_TURN = """Rotations
+beyond 45 degrees were not trained and match poorly."""
 
 
 def evaluation_section(results: dict[str, Any], weights: Path, name: str) -> str:
@@ -89,6 +93,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
             losses=about['losses'],
             command=_command(name, about['recipe']),
             evaluations='\n'.join(evaluations),
+            rotations=TURNS if getattr(network.config, 'turning', False) else DOES_NOT_TURN,
         )
     )
     return card

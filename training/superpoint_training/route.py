@@ -49,10 +49,16 @@ ROUTE = (
         'labels_2.npz', 'label', 'labels.yaml',
         {'weights': 'teacher.safetensors'}, ('--limit', '3000', '--set', 'views=10'),
     ),
-    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_2.npz'}),
-    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_2.npz'}),
+    Stage('labeller.safetensors', 'superpoint', 'labeller.yaml', {'labels': 'labels_2.npz'}),
+    Stage(
+        'labels_3.npz', 'label', 'labels.yaml',
+        {'weights': 'labeller.safetensors'}, ('--set', 'views=10', 'threshold=0.03'),
+    ),
+    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_3.npz'}),
+    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_3.npz'}),
 )  # fmt: skip
-"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, and the two networks."""
+"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, and
+the two networks."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
