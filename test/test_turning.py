@@ -168,3 +168,10 @@ def test_the_detector_finds_the_same_in_a_turned_picture(engine, tmp_path):
 def test_channels_that_have_no_four_orientations_are_refused(wrong):
     with pytest.raises(ValueError, match='multiples of 4, got'):
         replace(CONFIG, **wrong)
+
+
+@pytest.mark.parametrize('channels', [1, 8])
+def test_maps_of_a_picture_stay_channels_last(channels):
+    """Channels first, each following layer would bring them into the other order first, forth and back."""
+    picture = torch.zeros(2, channels, 16, 24).contiguous(memory_format=torch.channels_last)
+    assert TurningConv2d(channels, 8, 3)(picture).is_contiguous(memory_format=torch.channels_last)

@@ -31,7 +31,8 @@ class TurningConv2d(nn.Conv2d):
         super().__init__(in_channels, filters, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = self.all_orientations(self._turned()).contiguous(memory_format=torch.channels_last)
+        # Cloned, for a picture's one channel looks channels-last already, and all that follows would be channels first.
+        weight = self.all_orientations(self._turned()).clone(memory_format=torch.channels_last)
         return conv2d(features, weight, self._all_biases(), padding=self.padding)
 
     def written_out(self) -> nn.Conv2d:
