@@ -34,12 +34,12 @@ class KeypointSettings:
     """Refine positions by a quadratic fit."""
     spread: int = 0
     """Side in pixels of the grid cells over which keypoints are spread evenly; 0 takes the best anywhere."""
-    levels: int = 3
+    levels: int = 4
     """Sizes at which the image is looked at, each smaller than the one before by the square root of 2.
 
     Things are then found again when they come nearer, and positions are more exact. Keypoints of all levels compete by
     score, and a place may have one in each, which suppression, border and sub-pixel positions see in the pixels of its
-    level. 1 is the image alone and takes a bit over half as long as 3.
+    level. 1 is the image alone and takes a bit over half as long as 4.
     """
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ def test_a_photograph_hung_up_in_front_of_the_cameras_is_seen_at_its_distance(di
         matches = match_stereo(*features, pair)
         assert len(matches) > 0.5 * len(features[0])
         levels = features[0].levels[matches.left]
-        for level in range(3):
+        for level in range(4):
             errors = np.abs(matches.disparity - disparity)[levels == level]
             assert np.median(errors) < 0.35 * 2 ** (level / 2)  # pixels of a smaller image are larger
         assert np.nanmedian(matches.points[:, 2]) == pytest.approx(focal * baseline / disparity, rel=0.3 / disparity)

@@ -115,7 +115,7 @@ PARAMETERS = (
     Parameter(
         'levels',
         _KEYPOINTS.levels,
-        'Sizes at which the image is looked at, each 0.7 of the one before; 1 takes little over half the time of 3.',
+        'Sizes at which the image is looked at, each 0.7 of the one before; 1 takes little over half the time of 4.',
         low=1,
         high=MOST_LEVELS,
         live=True,
