@@ -1,6 +1,7 @@
 """Networks: shapes, exact folding of BatchNorm, sampling convention, weights on disk."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -216,7 +217,17 @@ def test_shipped_weights_fit_their_sizes():
         assert name in shipped_weights()
         network = load_network(name)
         parameters[name] = sum(p.numel() for p in network.parameters())
-        assert network.metadata['recipe'] == 'joint'
+        assert network.metadata['recipe'] == 'superpoint'
         assert network.metadata['schedule']
     assert parameters['superpoint_small'] <= 400_000
     assert parameters['superpoint_small'] < parameters['superpoint']
+
+
+def test_saved_weights_are_readable_by_whom_other_files_are(tmp_path):
+    """A front-end may run as another user than the training did."""
+    before = os.umask(0o022)
+    try:
+        save_network(SuperPoint(TINY), tmp_path / 'mine.safetensors', {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'mine.safetensors').stat().st_mode & 0o777 == 0o644

@@ -1,7 +1,9 @@
 """Networks that turn with the picture: by brute force, by turning pictures, on every way of running them."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from textures import photograph
 from torch import nn
 from torch.nn.functional import batch_norm, conv2d
 
+import superpoint_ros
 from superpoint_ros.detector import Detector
+from superpoint_ros.matching import mutual_nearest
 from superpoint_ros.networks import (
     SuperPoint,
     SuperPointConfig,
@@ -175,3 +179,21 @@ def test_maps_of_a_picture_stay_channels_last(channels):
     """Channels first, each following layer would bring them into the other order first, forth and back."""
     picture = torch.zeros(2, channels, 16, 24).contiguous(memory_format=torch.channels_last)
     assert TurningConv2d(channels, 8, 3)(picture).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('name', ['superpoint', 'superpoint_small'])
+@pytest.mark.parametrize('degrees', [40, 90, 155])
+def test_shipped_weights_find_a_turned_picture_again(name, degrees):
+    detector = Detector.load(name, 'cpu', engine='torch', max_keypoints=300)
+    right, matches = 0, 0
+    for path in sorted((Path(superpoint_ros.__file__).parent / 'demo' / 'photographs').glob('*.jpg'))[:4]:
+        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        upright = cv2.resize(picture, (320, 240), interpolation=cv2.INTER_AREA)
+        turn = cv2.getRotationMatrix2D((159.5, 119.5), degrees, 1.0)
+        features, others = detector.detect(upright), detector.detect(cv2.warpAffine(upright, turn, (320, 240)))
+        query, train = mutual_nearest(features.descriptors @ others.descriptors.T, -1.0)
+        moved = features.keypoints[query] @ turn[:, :2].T + turn[:, 2]
+        shown = ((moved > 0) & (moved < [319, 239])).all(axis=1)
+        error = np.linalg.norm(moved - others.keypoints[train], axis=1)[shown]
+        right, matches = right + np.count_nonzero(error < 3), matches + len(error)
+    assert right > 0.7 * matches

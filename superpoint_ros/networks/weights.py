@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from superpoint_ros.networks.family import KeypointNetwork
@@ -97,7 +97,7 @@ def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[s
         'config': json.dumps(dataclasses.asdict(network.config)),
     }
     partial = path.with_name(path.name + '.partial')
-    save_file(tensors, partial, metadata=described)
+    partial.write_bytes(save(tensors, metadata=described))  # save_file lets nobody but its user read the file
     partial.replace(path)
 
 
