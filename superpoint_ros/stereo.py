@@ -148,7 +148,10 @@ class StereoCamera:
 def match_stereo(
     left: Features, right: Features, camera: StereoCamera, settings: StereoSettings | None = None
 ) -> StereoMatches:
-    """Mutual nearest neighbours among the pairs that the geometry allows: one row, and a disparity in range."""
+    """Mutual nearest neighbours among the pairs that the geometry allows: one row, a disparity in range, and one level.
+
+    Both cameras see a thing from about the same distance, so at the same size; across levels positions are less exact.
+    """
     settings = settings or StereoSettings()
     left_points = camera.left.rectify_points(left.keypoints)
     right_points = camera.right.rectify_points(right.keypoints)
@@ -188,6 +191,8 @@ def _match(
     Points are rectified; NaN ones match nothing.
     """
     rows, columns = _candidates(left_points, right_points, limits, settings.epipolar_tolerance)
+    of_one_size = left.levels[rows] == right.levels[columns]
+    rows, columns = rows[of_one_size], columns[of_one_size]
     similarity = np.full((len(left), len(right)), -np.inf, np.float32)
     # There are a hundred times fewer of them than of all pairs: faster one by one than as a matrix product.
     similarity[rows, columns] = np.einsum('nd,nd->n', left.descriptors[rows], right.descriptors[columns])

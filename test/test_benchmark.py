@@ -86,7 +86,8 @@ def test_operations_are_those_of_the_convolutions_one_by_one():
         scale = 4 ** (layer // 2)
         expected += 2 * 9 * before * after * height * width / scale
     cells = height * width / 64
-    for outputs in (65, network.config.descriptor_dim):
+    orientations = 4 if network.config.turning else 1  # of each descriptor's value, of which the largest counts
+    for outputs in (65, orientations * network.config.descriptor_dim):
         expected += 2 * cells * network.config.head_width * (9 * channels[-1] + outputs)
     for level in range(3):
         pixels = height * width / 4**level

@@ -46,8 +46,9 @@ def features(keypoints: np.ndarray, descriptors: np.ndarray) -> Features:
 
 
 def random_features(rng: np.random.Generator, count: int, dimension: int = 4) -> Features:
-    """Crowded in a few rows and columns, so that many pairs are possible."""
-    return features(rng.uniform([100, 100], [160, 112], (count, 2)), rng.normal(size=(count, dimension)))
+    """Crowded in a few rows and columns and of two levels, so that many pairs are possible."""
+    crowded = features(rng.uniform([100, 100], [160, 112], (count, 2)), rng.normal(size=(count, dimension)))
+    return replace(crowded, levels=rng.integers(0, 2, count, dtype=np.uint8))
 
 
 def search_in_loops(left: Features, right: Features, camera: StereoCamera, limits: StereoSettings) -> list:
@@ -56,6 +57,8 @@ def search_in_loops(left: Features, right: Features, camera: StereoCamera, limit
 
     def similarity(i: int, j: int) -> float:
         dx, dy = left.keypoints[i] - right.keypoints[j]
+        if left.levels[i] != right.levels[j]:
+            return -np.inf
         if abs(dy) > limits.epipolar_tolerance or not limits.min_disparity <= dx - shift <= limits.max_disparity:
             return -np.inf
         return float(left.descriptors[i] @ right.descriptors[j])
