@@ -49,9 +49,9 @@ class Found(NamedTuple):
     partner: np.ndarray
     """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
     similarity: np.ndarray
-    """[N] float32, their cosine."""
+    """[N] float32, see `matching.similarity_matrix`."""
     second: np.ndarray
-    """[N] float32, cosine with the second most similar; -inf where there is none."""
+    """[N] float32, that of the second most similar; -inf where there is none."""
     serial: int
     """Number of these features."""
     among: int

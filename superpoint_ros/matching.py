@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from superpoint_ros.detector import Features, Neighbours
+from superpoint_ros.pyramid import LEVEL_COST
 
 FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
 
@@ -17,7 +18,7 @@ class MatchSettings:
     """What makes two features a match. Raises ValueError for a value outside its range."""
 
     min_similarity: float = 0.5
-    """Least cosine similarity of the two descriptors."""
+    """Least similarity, the cosine of the two descriptors less `LEVEL_COST` for each level between them."""
     max_ratio: float = 1.0
     """Most that the best descriptor's distance may be of the second best's; 1 is no test."""
     search_radius: float = 0.0
@@ -49,7 +50,7 @@ class Matches:
     train: np.ndarray
     """[M] int32, row in the previous frame's features."""
     similarity: np.ndarray
-    """[M] float32, cosine of the angle between the descriptors."""
+    """[M] float32, see `similarity_matrix`."""
     inlier: np.ndarray
     """[M] bool, whether the pair agrees with the geometry; all True where that is not checked."""
 
@@ -85,11 +86,29 @@ def _known_matches(known: Neighbours, settings: MatchSettings) -> Matches:
 
 
 def similarity_matrix(query: Features, train: Features, search_radius: float = 0.0) -> np.ndarray:
-    """Cosines [Q, T] float32; -inf for keypoints more than `search_radius` pixels apart, unless that is 0."""
-    similarity = query.descriptors @ train.descriptors.T
+    """Cosines [Q, T] float32 less `LEVEL_COST` a level of difference; -inf for keypoints too far apart.
+
+    That is more than `search_radius` pixels, unless it is 0.
+    """
+    q, t = query.descriptors, train.descriptors
+    if query.levels.any() or train.levels.any():
+        q, t = _with_levels(query, train)
+    similarity = q @ t.T
     if search_radius:
         np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
     return similarity
+
+
+def _with_levels(query: Features, train: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Descriptors and a few columns more, whose products are -LEVEL_COST |q - t|, that is q + t - 2 min(q, t)."""
+    steps = np.arange(max(query.levels.max(initial=0), train.levels.max(initial=0)))
+    q_reached, t_reached = (features.levels[:, None] > steps for features in (query, train))
+    q = np.column_stack([2 * q_reached, -query.levels.astype(np.float32), -np.ones(len(query))])
+    t = np.column_stack([t_reached, np.ones(len(train)), train.levels])
+    return (
+        np.hstack([query.descriptors, np.float32(LEVEL_COST) * q.astype(np.float32)]),
+        np.hstack([train.descriptors, t.astype(np.float32)]),
+    )
 
 
 def _squared_distances(query: Features, train: Features) -> np.ndarray:
@@ -106,7 +125,7 @@ def mutual_nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs each of which is the other's most similar: rows [M], ascending, and columns [M].
 
-    Of equally similar ones the lowest row and the lowest column win. similarity: [Q, T], cosines or -inf.
+    Of equally similar ones the lowest row and the lowest column win. similarity: [Q, T], such as cosines, or -inf.
     The ratio test is Lowe's, on Euclidean distances, among the columns that compete for a row; a row with one
     column passes.
     """

@@ -89,7 +89,7 @@ class MatchCloud:
         previous_stamp_ns: time of the image before; None when there are no matches.
         query, train: [M] uint32, row in this and in the previous `features`.
         keypoints, previous_keypoints: [M, 2] float32, pixels (x, y).
-        similarity: [M] float32, cosine of the descriptors' angle.
+        similarity: [M] float32, see `matching.similarity_matrix`.
         track_ids: [M] uint32.
         inlier: [M] bool, whether the match agrees with the motion of the camera.
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, normalize, pad
 
 from superpoint_ros.keypoints import TINY, KeypointSettings
+from superpoint_ros.pyramid import LEVEL_COST
 
 
 class DeviceFeatures(NamedTuple):
@@ -32,12 +33,12 @@ class DeviceFeatures(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """For each query its most similar train descriptor."""
+    """For each query the most similar train feature."""
 
     partner: Tensor
     """[B, K] int64, the train row; -1 where the two are not each other's most similar."""
     similarity: Tensor
-    """[B, K] float32, their cosine."""
+    """[B, K] float32, see `matching.similarity_matrix`."""
     second: Tensor
     """[B, K] float32, that of the second most similar; -inf where there is only one."""
 
@@ -181,7 +182,9 @@ def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None)
 def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> Neighbours:
     """See `Neighbours`."""
     known = (query.scores > 0)[:, :, None] & (train.scores > 0)[:, None, :]
-    similarity = (query.descriptors @ train.descriptors.transpose(1, 2)).float().masked_fill(~known, -torch.inf)
+    apart = (query.levels[:, :, None] - train.levels[:, None, :]).abs()
+    cosine = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
+    similarity = (cosine - LEVEL_COST * apart).masked_fill(~known, -torch.inf)
     both, columns = pad(similarity, (0, 1), value=-torch.inf).topk(2, dim=2)
     (best, second), partner = both.unbind(-1), columns[..., 0]
     back = similarity.argmax(dim=1).gather(1, partner.clamp(max=similarity.shape[2] - 1))

@@ -7,6 +7,9 @@ import numpy as np
 
 STEP = 2**-0.5
 """Each level is so much smaller than the one before."""
+LEVEL_COST = 0.05
+"""What each level between two features takes off their similarity. A corner is often found in several levels, with
+descriptors that hardly differ; so it is the same ones of two images that match, and none stands in another's way."""
 
 
 def level_shape(shape: tuple[int, ...], level: int) -> tuple[int, int]:

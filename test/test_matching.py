@@ -37,11 +37,13 @@ def mutual_nearest_oracle(similarity, min_similarity, max_ratio):
     return pairs
 
 
-def make_features(descriptors, keypoints=None):
+def make_features(descriptors, keypoints=None, levels=None):
     descriptors = np.asarray(descriptors, np.float32)
     if keypoints is None:
         keypoints = np.zeros((len(descriptors), 2))
-    return Features(np.asarray(keypoints, np.float32), np.ones(len(descriptors), np.float32), descriptors)
+    if levels is not None:
+        levels = np.asarray(levels, np.uint8)
+    return Features(np.asarray(keypoints, np.float32), np.ones(len(descriptors), np.float32), descriptors, levels)
 
 
 @given(SIMILARITIES, st.sampled_from([-1.0, 0.5, 0.8]), st.sampled_from([1.0, 0.9, 0.5]))
@@ -90,6 +92,33 @@ def test_beyond_the_search_radius_nothing_is_similar(seed, radius):
             elif distance < radius - 1e-3:
                 expected = query.descriptors[row] @ train.descriptors[column]
                 assert similarity[row, column] == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_each_level_between_features_takes_as_much_off_their_similarity(seed):
+    rng = np.random.default_rng(seed)
+    query, train = (
+        make_features(rng.normal(size=(count, 3)), levels=rng.integers(0, rng.integers(1, 7), count))
+        for count in (9, 7)
+    )
+    similarity = similarity_matrix(query, train)
+    for row in range(9):
+        for column in range(7):
+            apart = abs(int(query.levels[row]) - int(train.levels[column]))
+            expected = query.descriptors[row] @ train.descriptors[column] - 0.05 * apart
+            assert similarity[row, column] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_corner_of_several_levels_is_matched_level_by_level():
+    corner = [[1, 0, 0], [0.999, 0.04, 0.02], [0.999, -0.04, 0.02]]
+    query, train = make_features(corner, levels=[0, 1, 2]), make_features(corner[::-1], levels=[0, 1, 2])
+    assert match(query, train).train.tolist() == [0, 1, 2]
+
+
+def test_what_comes_nearer_is_matched_across_levels():
+    things = np.eye(4)
+    nearer = match(make_features(things, levels=[3, 3, 2, 1]), make_features(things, levels=[1, 0, 0, 0]))
+    assert nearer.train.tolist() == [0, 1, 2, 3]
 
 
 def test_a_far_twin_does_not_hide_a_near_one():

@@ -1,5 +1,7 @@
 """Selection, sampling and matching of fixed shapes against the NumPy ones, whose oracles are brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from superpoint_ros import keypoints as reference
 from superpoint_ros import on_device
 from superpoint_ros.detector import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
-from superpoint_ros.matching import MatchSettings, match, mutual_nearest
+from superpoint_ros.matching import MatchSettings, match, mutual_nearest, similarity_matrix
 from superpoint_ros.on_device import DeviceFeatures
 
 DEVICES = [
@@ -118,23 +120,25 @@ def test_the_same_neighbours_as_numpy(device, queries, trains, max_ratio):
         padded = np.zeros((size, 8), np.float32)
         padded[:count] = descriptors
         scores = (np.arange(size) < count).astype(np.float32)
+        levels = rng.integers(0, 4, size)
         held = DeviceFeatures(
             torch.zeros(1, size, 2), torch.from_numpy(scores)[None], torch.from_numpy(padded)[None],
-            torch.zeros(1, size, dtype=torch.int64),
+            torch.from_numpy(levels)[None],
         )  # fmt: skip
-        return descriptors, DeviceFeatures(*(tensor.to(device) for tensor in held))
+        points = np.zeros((count, 2), np.float32)
+        known = Features(points, points[:, 0], descriptors, levels[:count].astype(np.uint8))
+        return known, DeviceFeatures(*(tensor.to(device) for tensor in held))
 
     (query, ours), (train, theirs) = features(queries), features(trains)
     found = on_device.nearest_neighbours(ours, theirs)
     known = Neighbours(7, *(tensor[0, :queries].cpu().numpy() for tensor in found))
-    points = np.zeros((size, 2), np.float32)
     matches = match(
-        Features(points[:queries], points[:queries, 0], query, serial=8, neighbours=known),
+        replace(query, serial=8, neighbours=known),
         # Not to be looked at again.
-        Features(points[:trains], points[:trains, 0], np.full_like(train, np.nan), serial=7),
+        replace(train, descriptors=np.full_like(train.descriptors, np.nan), serial=7),
         MatchSettings(min_similarity=0.1, max_ratio=max_ratio),
     )
-    similarity = query @ train.T
+    similarity = similarity_matrix(query, train)
     expected = mutual_nearest(similarity, 0.1, max_ratio)
     np.testing.assert_array_equal(matches.query, expected[0])
     np.testing.assert_array_equal(matches.train, expected[1])

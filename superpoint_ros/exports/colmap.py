@@ -131,7 +131,9 @@ def _write_image(database: Any, frame: FeatureCloud, camera_id: int, sensor: Any
 
 def _inliers(earlier: FeatureCloud, later: FeatureCloud, settings: MatchSettings, focal: float) -> np.ndarray:
     """[M, 2] uint32: rows in both frames."""
-    query, train = (Features(frame.keypoints, frame.scores, frame.descriptors) for frame in (later, earlier))
+    query, train = (
+        Features(frame.keypoints, frame.scores, frame.descriptors, frame.levels) for frame in (later, earlier)
+    )
     found = verify(match(query, train, settings), later.rays, earlier.rays, settings, focal)
     return np.column_stack([found.train, found.query])[found.inlier].astype(np.uint32)
 

@@ -123,7 +123,7 @@ PARAMETERS = (
     Parameter(
         'matching.min_similarity',
         _MATCHING.min_similarity,
-        'Least cosine similarity of two descriptors that match.',
+        'Least similarity of two features that match: cosine, less 0.05 for each level between them.',
         low=-1.0,
         high=1.0,
         live=True,
@@ -164,7 +164,7 @@ PARAMETERS = (
     Parameter(
         'tracks.min_similarity',
         _TRACKS.min_similarity,
-        'Least cosine similarity of a feature to the lost track that it continues.',
+        'Least similarity, likewise, of a feature to the lost track that it continues.',
         low=-1.0,
         high=1.0,
         live=True,

@@ -81,7 +81,7 @@ def rounded(features: Features) -> Features:
 def packed(features: Features) -> dict[str, np.ndarray]:
     """Arrays to store. Binary descriptors, all of one magnitude, take a bit a value."""
     descriptors = features.descriptors
-    arrays = {'keypoints': features.keypoints, 'scores': features.scores}
+    arrays = {'keypoints': features.keypoints, 'scores': features.scores, 'levels': features.levels}
     if descriptors.size and (np.abs(descriptors) == np.abs(descriptors.flat[0])).all():
         return arrays | {'bits': np.packbits(descriptors > 0, axis=1), 'length': np.array(descriptors.shape[1])}
     return arrays | {'descriptors': descriptors.astype(np.float16)}
@@ -99,4 +99,4 @@ def unpacked(arrays: dict[str, np.ndarray]) -> Features:
         descriptors = signs / np.float32(np.sqrt(length))
     else:
         descriptors = arrays['descriptors'].astype(np.float32)
-    return Features(arrays['keypoints'], arrays['scores'], descriptors)
+    return Features(arrays['keypoints'], arrays['scores'], descriptors, arrays['levels'])
