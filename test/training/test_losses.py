@@ -93,6 +93,24 @@ def test_info_nce_against_brute_force():
     assert info_nce_loss(first, second, points, valid).item() == pytest.approx(float(sum(losses) / 10), rel=1e-4)
 
 
+def test_rivals_are_one_more_negative_of_the_first():
+    generator = torch.Generator().manual_seed(0)
+    first, second, rivals = (normalize(torch.randn(2, 5, 4, generator=generator), dim=-1) for _ in range(3))
+    points = torch.arange(5)[None, :, None].expand(2, 5, 2) * 20.0
+    valid = torch.rand(2, 5, generator=generator) < 0.8
+    expected = []
+    for b in range(2):
+        chosen = np.flatnonzero(valid[b])
+        similarity = first[b, chosen] @ second[b, chosen].T / 0.07
+        for row, i in enumerate(chosen):
+            rival = (first[b, i] @ rivals[b, i] / 0.07)[None]
+            forth, back = torch.cat([similarity[row], rival]), similarity[:, row]
+            loss = (forth.logsumexp(0) + back.logsumexp(0)) / 2 - similarity[row, row]
+            expected.append(float(loss) / len(chosen) / 2)
+    actual = info_nce_loss(first, second, points, valid, rivals=rivals).item()
+    assert actual == pytest.approx(sum(expected), rel=1e-4)
+
+
 def test_info_nce_prefers_the_right_pairing_and_survives_nothing():
     descriptors = torch.eye(8)[None]
     points = torch.arange(8)[None, :, None] * torch.tensor([20.0, 0.0])

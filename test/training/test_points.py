@@ -8,6 +8,7 @@ from superpoint_training.recipes.points import (
     View,
     correspond,
     is_inside,
+    magnification,
     unsupervised_point_loss,
     view_of,
     warp,
@@ -124,3 +125,15 @@ def test_scores_of_zero_lose_to_scores_that_tell_good_keypoints_from_bad():
 def test_scores_need_no_keypoints():
     together = torch.zeros(1, 3, dtype=torch.bool)
     assert unsupervised_point_loss(torch.rand(1, 3), torch.rand(1, 3), together) == 0
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_magnification_is_the_root_of_what_a_small_square_becomes(autocast):
+    points = torch.rand(1, 20, 2) * 200
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        actual = magnification(points, TILT)
+    corners = torch.tensor([[0.0, 0], [1, 0], [0, 1]], dtype=torch.float64) * 1e-3
+    moved = warp((points[0].double()[:, None] + corners), TILT.double().expand(20, 3, 3))
+    sides = moved[:, 1:] - moved[:, :1]
+    expected = torch.linalg.det(sides).abs().sqrt() / 1e-3
+    torch.testing.assert_close(actual[0].double(), expected, rtol=1e-3, atol=1e-4)

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pair_losses import batch_of
+from torch import nn
 
 from superpoint_ros.networks import SuperPoint, load_network, save_network
 from superpoint_ros.networks.weights import parameter_count
 from superpoint_training import label, train
 from superpoint_training.config import load_config
 from superpoint_training.recipes import RECIPES
+from superpoint_training.recipes.superpoint import SuperPointTraining, superpoint_losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 WITHOUT_LABELS = [name for name, recipe in RECIPES.items() if not recipe.needs_labels]
@@ -133,3 +136,23 @@ def test_the_papers_networks_are_the_defaults():
 def test_weights_of_a_start_that_is_no_recipes_are_of_the_architecture_they_name(tmp_path):
     save_network(SuperPoint(RECIPES['superpoint'].config().network), tmp_path / 'w.safetensors', {})
     assert train.load_start(str(tmp_path / 'w.safetensors'), RECIPES['superpoint']).architecture == 'superpoint'
+
+
+class KnowsSizes(nn.Module):
+    """Describes the first view and whatever is a level smaller by one vector, the second view by another."""
+
+    def forward(self, pictures):
+        rows, columns = pictures.shape[-2] // 8, pictures.shape[-1] // 8
+        descriptors = torch.zeros(len(pictures), 2, rows, columns)
+        descriptors[:1, 0] = descriptors[1:, 1] = 1
+        return torch.zeros(len(pictures), 65, rows, columns), descriptors
+
+
+@pytest.mark.parametrize(('magnified', 'is_like'), [(1.0, False), (1.15, False), (1.25, True), (1.4, True)])
+def test_level_negatives_ask_for_the_level_of_like_size(magnified, is_like):
+    batch = batch_of(*torch.zeros(2, 1, 1, 160, 160), torch.diag(torch.tensor([magnified, magnified, 1])))
+    cells = torch.full((1, 20, 20), 64)
+    loss = superpoint_losses(
+        KnowsSizes(), batch | {'cells_a': cells, 'cells_b': cells}, SuperPointTraining(level_negatives=True)
+    )['descriptor'].item()  # fmt: skip
+    assert (loss < 3) == is_like  # the wrong one costs 1 / temperature, 14

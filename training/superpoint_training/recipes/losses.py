@@ -159,6 +159,7 @@ def info_nce_loss(
     *,
     temperature: float = 0.07,
     safe_radius: float = 8.0,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """Each descriptor must find its counterpart among those of all other points of the pair, both ways.
 
@@ -168,6 +169,7 @@ def info_nce_loss(
         valid: `[B, N]` bool.
         temperature: divides similarities.
         safe_radius: other points closer than this, in pixels, are no negatives.
+        rivals: `[B, N, D]` normalised, one more negative for each of the first.
 
     Returns:
         mean over the pairs of the mean cross-entropy of a pair's valid points; 0 for one that has none.
@@ -179,7 +181,10 @@ def info_nce_loss(
     ignored = (near & ~itself) | (~valid[:, None, :] & ~itself) | (~valid[:, :, None] & ~itself)
     logits = similarity.masked_fill(ignored, -1e4)
     target = torch.arange(similarity.shape[1], device=similarity.device).expand(similarity.shape[:2])
-    both = cross_entropy(logits.transpose(1, 2), target, reduction='none') + cross_entropy(
+    forth = logits
+    if rivals is not None:
+        forth = torch.cat([logits, (first.float() * rivals.float()).sum(-1, keepdim=True) / temperature], dim=2)
+    both = cross_entropy(forth.transpose(1, 2), target, reduction='none') + cross_entropy(
         logits, target, reduction='none'
     )
     return mean_of_means(both / 2, valid)

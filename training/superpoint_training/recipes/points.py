@@ -105,6 +105,12 @@ def warp(points: Tensor, homography: Tensor) -> Tensor:
     return homogeneous[..., :2] / homogeneous[..., 2:].clamp(min=1e-3)
 
 
+def magnification(points: Tensor, homography: Tensor) -> Tensor:
+    """`[B, N]` how much larger a homography `[B, 3, 3]` makes what lies at points `[B, N, 2]`: the root of the area."""
+    depth = (homography[:, None, 2, :2] * points).sum(dim=-1) + homography[:, None, 2, 2]
+    return (torch.linalg.det(homography)[:, None] / depth**3).abs().sqrt()
+
+
 def is_inside(points: Tensor, size: tuple[int, int]) -> Tensor:
     """Which points `[B, N, 2]` lie between the centres of a picture's border pixels: `[B, N]` bool."""
     height, width = size

@@ -8,13 +8,15 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at, score_map
+from superpoint_ros.pyramid import STEP
 from superpoint_training.examples import PairsConfig, PairSource, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss, repeatability_loss
 from superpoint_training.recipes.pairs import images, pair_examples
+from superpoint_training.recipes.points import magnification
 from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
@@ -43,6 +45,8 @@ class SuperPointTraining:
         detector_weight: factor of the detector loss, both views together.
         descriptor_weight: factor of the descriptor loss.
         temperature: of InfoNCE.
+        level_negatives: whether InfoNCE also tells a point from itself a level larger or smaller (see
+            `superpoint_ros.pyramid`), which the detector finds in the same place. A quarter more time.
         repeatability_weight: factor of `repeatability_loss`, mean of both views; 0 leaves the detector to its labels.
         repeatability_price: of a keypoint in it.
         repeatability_sigma: how near counts as found again, pixels.
@@ -57,6 +61,7 @@ class SuperPointTraining:
     detector_weight: float = 2.0
     descriptor_weight: float = 1.0
     temperature: float = 0.07
+    level_negatives: bool = False
     repeatability_weight: float = 0.0
     repeatability_price: float = 0.5
     repeatability_sigma: float = 1.5
@@ -84,19 +89,39 @@ def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: Supe
         counted = batch['valid_b'].flatten(1) & batch['described'][:, None]
         descriptor = dense_hinge_loss(first, second, batch['centres_in_b'], counted)
     else:
-        sampled_a, sampled_b = (
-            normalize(sample_at(dense.float(), batch[points], STRIDE), dim=-1)
-            for dense, points in ((first, 'points_a'), (second, 'points_b'))
-        )
+        sampled_a, sampled_b = _sample(first, batch['points_a']), _sample(second, batch['points_b'])
+        rivals = None
+        if config.level_negatives:
+            sampled_b, rivals = _of_like_size(network, batch, sampled_b)
         descriptor = info_nce_loss(
-            sampled_a, sampled_b, batch['points_b'], batch['points_valid'], temperature=config.temperature
-        )
+            sampled_a, sampled_b, batch['points_b'], batch['points_valid'], temperature=config.temperature,
+            rivals=rivals,
+        )  # fmt: skip
     losses = {'detector': detector, 'descriptor': descriptor}
     total = config.detector_weight * detector + config.descriptor_weight * descriptor
     if config.repeatability_weight:
         losses['repeatability'] = _repeatability(logits, batch, config)
         total = total + config.repeatability_weight * losses['repeatability']
     return {'total': total} | losses
+
+
+def _sample(dense: Tensor, points: Tensor) -> Tensor:
+    return normalize(sample_at(dense.float(), points, STRIDE), dim=-1)
+
+
+def _of_like_size(network: nn.Module, batch: dict[str, Tensor], second: Tensor) -> tuple[Tensor, Tensor]:
+    """Descriptors `[B, N, D]` of points in one of the second view's levels 0 and 1, and those in the other one.
+
+    The one is nearer in size to what the first view shows. `second` are the descriptors in level 0.
+    """
+    pictures = images(batch, 'image_b')
+    side = round(pictures.shape[-1] * STEP / STRIDE) * STRIDE
+    factor = side / pictures.shape[-1]
+    smaller = interpolate(pictures, (side, side), mode='bilinear', antialias=True)
+    _, descriptors = network(smaller.contiguous(memory_format=torch.channels_last))
+    below = _sample(descriptors, (batch['points_b'] + 0.5) * factor - 0.5)
+    is_like = (magnification(batch['points_a'], batch['a_to_b']) < factor**-0.5)[..., None]
+    return torch.where(is_like, second, below), torch.where(is_like, below, second)
 
 
 def _repeatability(logits: Tensor, batch: dict[str, Tensor], config: SuperPointTraining) -> Tensor:
