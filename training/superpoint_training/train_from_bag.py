@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from superpoint_ros.engines import EngineError
+from superpoint_ros.keypoints import MOST_LEVELS
 from superpoint_ros.networks import WeightsError
 from superpoint_ros.share import share_directory
 from superpoint_training.adaptation import LabelConfig
@@ -26,7 +27,7 @@ from superpoint_training.failures import TrainingError
 from superpoint_training.harvest import HarvestConfig, list_topics
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
-from superpoint_training.retraining.proof import ProofConfig
+from superpoint_training.retraining.proof import LEVELS, ProofConfig
 from superpoint_training.retraining.run import Interrupted, Request, plan, retrain
 from superpoint_training.retraining.workspace import Workspace
 
@@ -73,6 +74,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
+    parser.add_argument(
+        '--levels', type=int, default=LEVELS, help=f"of the figures: the front-end's, as it will run; default: {LEVELS}"
+    )
     parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
@@ -92,6 +96,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")
     if options.rounds > 1 and not RECIPES[options.recipe].needs_labels:
         parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
+    if not 1 <= options.levels <= MOST_LEVELS:
+        parser.error(f'--levels must be 1 to {MOST_LEVELS}')
     if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
     if not all(0 < share <= 1 for share in options.blend):
@@ -129,6 +135,7 @@ def make_request(options: argparse.Namespace) -> Request:
         general_threshold=options.general_threshold,
         general_pairs=options.general_pairs,
         protocol=options.protocol,
+        levels=options.levels,
         jobs=options.jobs,
         force=options.force,
     )

@@ -37,7 +37,7 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
         *(f'- {reason}' for reason in verdict['reasons']), '',
         f'{results["blend"]:.0%} of the way from the old weights to the trained ones; tried: '
         f'{", ".join(f"{float(share):.0%}" for share in results["blends_tried"])}.', '',
-        f'## Figures, `{results["protocol"]}`', '',
+        f'## Figures, `{results["protocol"]}`, `levels` {results["levels"]}', '',
         '| | held out, before | after | general, before | after |', '|---|---:|---:|---:|---:|',
     ]  # fmt: skip
     for key, title in MEASURES.items():

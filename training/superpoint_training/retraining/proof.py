@@ -25,6 +25,9 @@ BEFORE, AFTER = 'before', 'after'
 REAL_PAIRS = 60
 """Pairs of real frames of each gap that are matched, evenly spread."""
 
+LEVELS = KeypointSettings().levels
+"""The node's default."""
+
 Draw = Callable[[str, str], PairPicture]
 
 
@@ -60,12 +63,14 @@ class Material:
         real: by gap, pairs of held-out frames `[H, W]` uint8.
         general: pairs of anything else.
         protocol: of the first and the last.
+        levels: sizes at which pictures are looked at.
     """
 
     held_out: Sequence[PreparedPair]
     real: Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
     general: Sequence[PreparedPair]
     protocol: Protocol
+    levels: int
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,23 @@ class Verdict:
     reasons: list[str] = field(default_factory=list)
 
 
-def make_detector(network: nn.Module, name: str, device: str, settings: KeypointSettings | None = None) -> Detector:
+def make_detector(network: nn.Module, name: str, device: str, settings: KeypointSettings) -> Detector:
     """The network as the node would run it."""
     return Detector(fold_batch_norm(network), settings, name=name, device=device)  # type: ignore[arg-type]
 
 
-def predictions(network: nn.Module, name: str, device: str) -> Predictions:
+def predictions(network: nn.Module, name: str, device: str, levels: int = LEVELS) -> Predictions:
     """The network behind the interface of the evaluation."""
-    settings = KeypointSettings(max_keypoints=CANDIDATES, detection_threshold=0.0)
+    settings = KeypointSettings(max_keypoints=CANDIDATES, detection_threshold=0.0, levels=levels)
     detector = make_detector(network, name, device, settings)
     return Predictions(name_detector(name, detector, key=name))
 
 
-def validation(pairs: Sequence[PreparedPair], protocol: Protocol, device: str) -> Validate:
+def validation(pairs: Sequence[PreparedPair], protocol: Protocol, device: str, levels: int) -> Validate:
     """For `loop.train`: matching score and repeatability of a network on a few pairs."""
 
     def validate(network: nn.Module) -> dict[str, float]:
-        detect = predictions(network, 'network', device)
+        detect = predictions(network, 'network', device, levels)
         scores = [PairRun(pairs, protocol, {'network': detect}).score('network', pair.name).values for pair in pairs]
         return {
             name: float(np.nanmean([score[name] for score in scores])) for name in ('matching_score', 'repeatability')
@@ -111,14 +116,15 @@ def prove(
         `real`: matches, inliers and their ratio of both. And for each set what draws a pair.
     """
     networks = {BEFORE: before, AFTER: after}
-    detect = {name: predictions(network, name, device) for name, network in networks.items()}
+    detect = {name: predictions(network, name, device, material.levels) for name, network in networks.items()}
     figures: dict[str, Any] = {}
     draws: dict[str, Draw] = {}
     for name, pairs in (('held_out', material.held_out), ('general', material.general)):
         run = PairRun(pairs, material.protocol, detect, jobs)
         figures[name] = run.results()
         draws[name] = run.draw
-    with_matcher = {name: make_detector(network, name, device) for name, network in networks.items()}
+    settings = KeypointSettings(levels=material.levels)
+    with_matcher = {name: make_detector(network, name, device, settings) for name, network in networks.items()}
     figures['real'] = {
         str(gap): {name: real_figures(detector, pairs) for name, detector in with_matcher.items()}
         for gap, pairs in material.real.items()

@@ -32,6 +32,7 @@ from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining import proof, schedule
 from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
+from superpoint_training.retraining.proof import LEVELS
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.train import describe_run, load_start, train_recipe
@@ -62,6 +63,7 @@ class Request:
         general_threshold: as `labels.threshold`, for them.
         general_pairs: folder of homography pairs to judge forgetting by; None takes views of the shipped pictures.
         protocol: of the figures.
+        levels: sizes at which the front-end will look at pictures, which is how weights are judged.
         jobs: threads that compute metrics.
         force: replace the weights even by worse ones.
     """
@@ -85,6 +87,7 @@ class Request:
     general_threshold: float = 0.03
     general_pairs: Path | None = None
     protocol: str = 'superpoint-240'
+    levels: int = LEVELS
     jobs: int = 1
     force: bool = False
 
@@ -150,6 +153,7 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
     verdict = chosen.verdict
     results = header(command, []) | {
         'protocol': request.protocol,
+        'levels': request.levels,
         'harvest': frames.report,
         'general_frames': len(general),
         'weights': {'start': request.start, 'out': str(request.out)},
@@ -218,7 +222,7 @@ def _material(request: Request, frames: Harvest, held_out: Frames) -> proof.Mate
             real[gap] = [(held_out[pairs[i][0]], held_out[pairs[i][1]]) for i in chosen]
     judged = [held_out[index] for index in range(first, len(held_out))]
     general = general_pairs(request.general_pairs, protocol, request.jobs)
-    return proof.Material(warped_pairs(judged, protocol), real, general, protocol)
+    return proof.Material(warped_pairs(judged, protocol), real, general, protocol, request.levels)
 
 
 def _round(
@@ -256,7 +260,7 @@ def _round(
         replace(config, loop=loop),
         work.checkpoint(number),
         world=world,
-        validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device)),
+        validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device), request.levels),
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
     )
