@@ -231,6 +231,18 @@ def test_weights_go_back_towards_the_old_ones_until_they_are_better(retrained, b
     assert 'forgot' in page
 
 
+@pytest.mark.usefixtures('one_thread')
+def test_a_training_that_never_passed_its_start_is_proved_once(bag, tmp_path, capsys):
+    settings = TINY[TINY.index('--set') + 1 : TINY.index('--proof')]
+    ruinous = ['--set', *settings, 'loop.watch=matching_score', 'loop.learning_rate=1.0']
+    out = tmp_path / 'out.safetensors'
+    assert main(['--bag', str(bag), '--out', str(out), *TINY, *ruinous, '--blend', '1', '0.5']) == NOT_BETTER
+    assert 'no validated weights were above those begun with' in capsys.readouterr().out
+    results = json.loads((out.with_suffix('.run') / 'results.json').read_text())
+    assert results['rounds'][0]['step'] == 0
+    assert list(results['blends_tried']) == ['1']
+
+
 def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
     listed = run('--bag', bag, '--list')
     assert listed.returncode == 0

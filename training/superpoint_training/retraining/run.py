@@ -179,7 +179,11 @@ def _try_blends(
 ) -> list[_Blend]:  # fmt: skip
     """From the new weights back towards the old ones, until some are better than the old ones."""
     tried: list[_Blend] = []
-    for share in request.blend if request.start != 'none' else (1.0,):
+    shares = request.blend if request.start != 'none' else (1.0,)
+    if not last['step']:
+        print('no validated weights were above those begun with, which are all that is left to prove')
+        shares = (1.0,)
+    for share in shares:
         if tried:
             print(f'{tried[-1].share:.0%} of the way to the trained weights is not better: '
                   f'{"; ".join(tried[-1].verdict.reasons)}. Now {share:.0%}')  # fmt: skip
