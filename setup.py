@@ -50,7 +50,7 @@ setup(
         'cpu': ['openvino>=2024.4'],
         'training': ['jinja2', 'matplotlib', 'tensorboard', 'tqdm'],
         'backends': ['evo', 'pycolmap'],  # measuring trajectories; COLMAP's database and mapper
-        'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'ruff', 'types-PyYAML'],
+        'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'pytest-xdist', 'ruff', 'types-PyYAML'],
     },
     zip_safe=False,
     entry_points={
