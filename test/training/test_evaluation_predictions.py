@@ -141,6 +141,14 @@ def test_kept_descriptors_rank_as_the_detector_s_own(name):
     np.testing.assert_allclose(kept.descriptors, features.descriptors, atol=1e-3)
 
 
+def test_kept_features_know_their_levels(tmp_path):
+    detector = make_detector('superpoint_small', 'cpu', levels=3)
+    Predictions(detector, tmp_path)(texture())
+    kept = Predictions(detector, tmp_path)(texture())
+    assert np.array_equal(kept.levels, detector(texture()).levels)
+    assert set(kept.levels) == {0, 1, 2}
+
+
 def test_binary_descriptors_take_a_bit_a_value(tmp_path):
     Predictions(make_detector('orb'), tmp_path)(texture())
     (file,) = tmp_path.rglob('*.npz')

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from superpoint_ros.networks import load_network
 from superpoint_training.evaluation.pair_run import PairRun
+from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.peers import make_detector
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof
 from superpoint_training.retraining.general import general_pairs
@@ -112,7 +114,7 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
     assert first['labels'] != second['labels']
     assert results['weights']['start'] == 'none'
     assert load_network(out).config.descriptor_dim == 16
-    shipped = predictions(load_network('superpoint', fold=False), BEFORE, 'cpu', levels=1)
+    shipped = Predictions(make_detector('superpoint', 'cpu', levels=1))
     protocol = PROTOCOLS[results['protocol']]
     own = PairRun(general_pairs(None, protocol, 1), protocol, {BEFORE: shipped}).results()[BEFORE]
     assert results['figures']['general'][BEFORE]['matching_score'] == pytest.approx(own['matching_score'], abs=1e-4)
