@@ -1,5 +1,7 @@
 """A recorded walk exported to COLMAP: what the database says, and that pycolmap finds the walk in it."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +18,13 @@ from superpoint_ros.recordings import RecordingError
 pycolmap = pytest.importorskip('pycolmap', reason='an optional extra')
 
 FRAMES = 16
+
+
+def in_two_levels(frame):
+    """Every keypoint once more, a level up."""
+    rows = {name: value for name, value in vars(frame).items() if isinstance(value, np.ndarray)}
+    doubled = {name: np.concatenate([value, value]) for name, value in rows.items()}
+    return replace(frame, **doubled | {'levels': np.repeat(np.array([0, 1], np.uint8), len(frame))})
 
 
 @pytest.fixture(scope='module')
@@ -110,6 +119,19 @@ class TestDatabase:
         fewest = int(np.median(inliers)) + 1
         counts = export(read_recorded(bag), tmp_path, ExportSettings(window=4, fewest=fewest))
         assert 0 < counts['pairs'] == sum(count >= fewest for count in inliers) < len(inliers)
+
+    def test_a_corner_of_two_levels_is_matched_level_by_level(self, bag, tmp_path):
+        """By descriptors alone the one is as good as the other."""
+        recorded = read_recorded(bag)
+        twice = [in_two_levels(frame) for frame in recorded.frames[:2]]
+        assert export(replace(recorded, frames=twice), tmp_path, ExportSettings()) == {'images': 2, 'pairs': 1}
+        opened = pycolmap.Database.open(tmp_path / 'database.db')
+        one, other = [image.image_id for image in opened.read_all_images()]
+        rows = opened.read_two_view_geometry(one, other).inlier_matches
+        opened.close()
+        before, after = twice[0].levels[rows[:, 0]], twice[1].levels[rows[:, 1]]
+        assert (before == after).all()
+        assert set(after) == {0, 1}
 
     def test_exporting_again_replaces(self, database, bag, tmp_path):
         for every in (2, 4):
