@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from superpoint_ros.engines import EngineError
-from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import WeightsError
 from superpoint_training.evaluation import results as results_file
 from superpoint_training.evaluation.inputs import Request, read_inputs
@@ -30,14 +29,12 @@ from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.evaluation.problems import listed
 from superpoint_training.evaluation.run import Outcome, Setup, evaluate, evaluate_shapes
-from superpoint_training.peers import PEERS, NamedDetector, make_detector
+from superpoint_training.peers import LEVELS, PEERS, NamedDetector, make_detector
 from superpoint_training.protocols import PROTOCOLS, PoseProtocol, Protocol, changed
 from superpoint_training.report import compare, write_report
 
 __all__ = ['evaluate_pair', 'evaluate_pairs', 'main']
 
-LEVELS = KeypointSettings().levels
-"""At which our networks look at an image unless told otherwise."""
 ERROR, SKIPPED = 1, 3
 """Exit statuses: nothing was measured; --strict, and some input was skipped."""
 

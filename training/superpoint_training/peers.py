@@ -21,6 +21,8 @@ from superpoint_training.versions import installed
 Detect = Callable[[np.ndarray], Features]
 CANDIDATES = 5000
 """Keypoints that every detector is asked for; a protocol counts the best of them."""
+LEVELS = KeypointSettings().levels
+"""Sizes at which our networks look at a picture unless another number is asked for, as the node does."""
 
 
 @dataclass(frozen=True)

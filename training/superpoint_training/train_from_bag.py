@@ -25,9 +25,10 @@ from superpoint_training.config import load_config
 from superpoint_training.distributed import join_world
 from superpoint_training.failures import TrainingError
 from superpoint_training.harvest import HarvestConfig, list_topics
+from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
-from superpoint_training.retraining.proof import LEVELS, ProofConfig
+from superpoint_training.retraining.proof import ProofConfig
 from superpoint_training.retraining.run import Interrupted, Request, plan, retrain
 from superpoint_training.retraining.workspace import Workspace
 

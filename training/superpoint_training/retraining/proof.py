@@ -17,16 +17,13 @@ from superpoint_ros.networks import fold_batch_norm
 from superpoint_training.evaluation.pair_run import PairRun, PreparedPair
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.loop import Validate
-from superpoint_training.peers import CANDIDATES, name_detector
+from superpoint_training.peers import CANDIDATES, LEVELS, name_detector
 from superpoint_training.protocols import Protocol
 from superpoint_training.report.pictures import PairPicture
 
 BEFORE, AFTER = 'before', 'after'
 REAL_PAIRS = 60
 """Pairs of real frames of each gap that are matched, evenly spread."""
-
-LEVELS = KeypointSettings().levels
-"""The node's default."""
 
 Draw = Callable[[str, str], PairPicture]
 

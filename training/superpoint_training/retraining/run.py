@@ -27,12 +27,12 @@ from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.harvest import Harvest, HarvestConfig, harvest, plan_harvest, survey_share
 from superpoint_training.labels import label_frames
 from superpoint_training.loop import Outcome
+from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining import proof, schedule
 from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
-from superpoint_training.retraining.proof import LEVELS
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.train import describe_run, load_start, train_recipe
