@@ -44,6 +44,45 @@ def test_zoom_and_shift_stay_in_their_ranges(seed):
     assert shift[1] <= 24 + 1e-9
 
 
+def stretches(homography):
+    """The largest and the smallest length that a homography gives to vectors of length 1 where it is affine."""
+    return np.linalg.svd(homography[:2, :2])[1]
+
+
+@given(st.integers(0, 10_000), st.floats(1, 4))
+def test_tilt_keeps_areas_and_its_range(seed, tilt):
+    config = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.0, tilt)
+    homography = sample_homography(np.random.default_rng(seed), 240, 320, config)
+    longest, shortest = stretches(homography)
+    assert longest * shortest == pytest.approx(1)
+    assert longest / shortest <= tilt + 1e-9
+    centre = np.array([[159.5, 119.5]])
+    np.testing.assert_allclose(warp_points(centre, homography), centre, atol=1e-6)
+
+
+def test_tilt_goes_to_its_limit_and_to_all_sides():
+    config = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.0, 2.5)
+    drawn = [sample_homography(np.random.default_rng(seed), 100, 100, config) for seed in range(300)]
+    ratios = [longest / shortest for longest, shortest in map(stretches, drawn)]
+    assert max(ratios) > 2.3
+    assert np.median(ratios) == pytest.approx(2.5**0.31, rel=0.1)  # of a half normal cut off at two sigma
+    assert sum(homography[0, 0] > 1 for homography in drawn) == pytest.approx(150, abs=40)
+    assert sum(homography[0, 1] > 0 for homography in drawn) == pytest.approx(150, abs=40)
+
+
+def test_no_tilt_leaves_the_views_of_the_other_changes_as_they_were():
+    """Training examples and the views of an evaluation are numbered: the same number is the same view for good."""
+    rng = np.random.default_rng(5)
+    homography = sample_homography(rng, 240, 320, HomographyConfig())
+    expected = [[1.0927621, 0.8550092, -82.387573], [-0.6543205, 1.0581265, 115.411336]]
+    np.testing.assert_allclose(homography[:2] / homography[2, 2], expected, rtol=1e-6)
+
+
+def test_tilt_below_one_is_refused():
+    with pytest.raises(ValueError, match='tilt must be at least 1'):
+        HomographyConfig(tilt=0.5)
+
+
 @given(st.integers(0, 10_000))
 def test_points_return_through_the_inverse(seed):
     rng = np.random.default_rng(seed)
