@@ -15,7 +15,8 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     loop = {'steps': 3, 'batch_size': 2, 'workers': 0}
     write_config(configs / 'magicpoint.yaml', loop=loop, shapes={'height': 64, 'width': 64})
     (configs / 'labels.yaml').write_text('views: 2\nthreshold: 0.0001\nmin_views: 1')
-    for name in ('teacher', 'labeller', 'superpoint', 'superpoint_small'):
+    networks = ('superpoint', 'superpoint_small')
+    for name in ('teacher', 'labeller', *networks, *(f'{network}_frontal' for network in networks)):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
     assert route.main([*words, '--until', 'labels_1.npz']) == 0
@@ -25,7 +26,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
     assert route.main(words) == 1
     assert 'teacher' in capsys.readouterr().err
-    for name in ('superpoint', 'superpoint_small'):
+    for name in networks:
         assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'superpoint'
 
 

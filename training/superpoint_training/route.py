@@ -54,11 +54,22 @@ ROUTE = (
         'labels_3.npz', 'label', 'labels.yaml',
         {'weights': 'labeller.safetensors'}, ('--set', 'views=10', 'threshold=0.03'),
     ),
-    Stage('superpoint.safetensors', 'superpoint', 'superpoint.yaml', {'labels': 'labels_3.npz'}),
-    Stage('superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml', {'labels': 'labels_3.npz'}),
+    Stage('superpoint_frontal.safetensors', 'superpoint', 'superpoint_frontal.yaml', {'labels': 'labels_3.npz'}),
+    Stage(
+        'superpoint.safetensors', 'superpoint', 'superpoint.yaml',
+        {'labels': 'labels_3.npz', 'from': 'superpoint_frontal.safetensors'},
+    ),
+    Stage(
+        'superpoint_small_frontal.safetensors', 'superpoint', 'superpoint_small_frontal.yaml',
+        {'labels': 'labels_3.npz'},
+    ),
+    Stage(
+        'superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml',
+        {'labels': 'labels_3.npz', 'from': 'superpoint_small_frontal.safetensors'},
+    ),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, and
-the two networks."""
+the two networks, first on views from the front and then on tilted ones."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
