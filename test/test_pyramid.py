@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textures import photograph
@@ -13,6 +14,7 @@ from textures import photograph
 import superpoint_ros
 from superpoint_ros.detector import Detector
 from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.networks import SuperPointConfig
 from superpoint_ros.pyramid import area_weights, enlarge, shrink, shrink_mask
 
 IMAGE = photograph(120, 168)
@@ -65,7 +67,8 @@ def test_a_picture_and_its_keypoints_shrink_alike():
         np.testing.assert_allclose(enlarge(middle, small.shape, image.shape), [[170, 90]], atol=0.05)
 
 
-def test_features_of_each_level_are_those_of_the_smaller_image(detector):
+@pytest.mark.parametrize('most', [300, 40])
+def test_features_of_each_level_are_those_of_the_smaller_image(detector, most):
     expected_keypoints, expected_scores, expected_descriptors, expected_levels = [], [], [], []
     for level in range(3):
         width, height = (round(side / 2 ** (level / 2)) for side in (168, 120))
@@ -75,9 +78,9 @@ def test_features_of_each_level_are_those_of_the_smaller_image(detector):
         expected_scores.append(features.scores)
         expected_descriptors.append(features.descriptors)
         expected_levels += [level] * len(features)
-    order = np.argsort(-np.concatenate(expected_scores), kind='stable')[:300]
-    found = with_levels(detector, 3).detect(IMAGE)
-    assert 100 < len(found) <= 300
+    order = np.argsort(-np.concatenate(expected_scores), kind='stable')[:most]
+    found = with_levels(detector, 3, max_keypoints=most).detect(IMAGE)
+    assert min(most, 101) <= len(found) <= most
     np.testing.assert_allclose(found.keypoints, np.concatenate(expected_keypoints)[order], atol=1e-3)
     np.testing.assert_allclose(found.scores, np.concatenate(expected_scores)[order], rtol=1e-4)
     np.testing.assert_allclose(found.descriptors, np.concatenate(expected_descriptors)[order], atol=1e-4)
@@ -89,6 +92,25 @@ def test_all_levels_together_have_no_more_than_was_asked_for(detector):
     found = with_levels(detector, 3, max_keypoints=20).detect(IMAGE)
     assert len(found) == 20
     assert (np.diff(found.scores) <= 0).all()
+
+
+class Sure(torch.nn.Module):
+    """A keypoint in every cell of which there is no doubt."""
+
+    architecture, stride, config = 'sure', 8, SuperPointConfig(descriptor_dim=4)
+
+    def forward(self, image):
+        rows, columns = (side // 8 for side in image.shape[2:])
+        logits = torch.zeros(len(image), 65, rows, columns)
+        logits[:, 20] = 1000
+        return logits, torch.ones(len(image), 4, rows, columns)
+
+
+def test_of_keypoints_beyond_doubt_those_of_the_largest_level_come_first():
+    found = Detector(Sure(), KeypointSettings(max_keypoints=50, levels=3), engine='torch').detect(IMAGE)
+    assert (found.scores == 1).all()
+    assert (found.levels == 0).all()
+    assert len(found) == 50
 
 
 def test_keypoints_of_all_levels_are_spread(detector):
