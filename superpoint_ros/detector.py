@@ -24,9 +24,6 @@ from superpoint_ros.networks import KeypointNetwork, load_network
 from superpoint_ros.pyramid import enlarge, shrink, shrink_mask
 from superpoint_ros.stopwatch import Stopwatch
 
-ALL_BUT_SURE = 1 - 1e-6
-"""Largest score that is asked for; a network may give 1, which nothing exceeds."""
-
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -172,20 +169,11 @@ class Detector:
         padded = [pad(view, self.stride) for _, _, view, _ in views]
         for (row, level, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
             stopwatch.lap('network')
-            features = self._features(maps, view.shape, self._for_more(found[row]), mask, stopwatch)
+            features = self._features(maps, view.shape, mask, stopwatch)
             keypoints = enlarge(features.keypoints, view.shape, greys[row].shape)
             levels = np.full(len(features), level, np.uint8)
             found[row].append(replace(features, keypoints=keypoints, levels=levels))
         return [self._best(every) for every in found]
-
-    def _for_more(self, levels: Sequence[Features]) -> KeypointSettings:
-        """The settings for one more level of an image, in which only what beats the worst of these need be found."""
-        settings = self.settings
-        scores = np.concatenate([features.scores for features in levels] or [np.zeros(0, np.float32)])
-        if settings.spread or len(scores) < settings.max_keypoints:
-            return settings
-        worst = np.partition(scores, -settings.max_keypoints)[-settings.max_keypoints]
-        return replace(settings, detection_threshold=max(settings.detection_threshold, min(float(worst), ALL_BUT_SURE)))
 
     def _best(self, levels: Sequence[Features]) -> Features:
         """The best features of all levels of an image, best first; of equal ones that of the larger level first."""
@@ -217,20 +205,15 @@ class Detector:
             for found in every
         ]
 
-    def _features(
-        self,
-        maps: Maps,
-        shape: tuple[int, ...],
-        settings: KeypointSettings,
-        mask: np.ndarray | None,
-        stopwatch: Stopwatch,
-    ) -> Features:
+    def _features(self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch) -> Features:
         height, width = shape
         if maps.offsets is None:
             # Cropped before suppression, so that nothing in the padding competes with the image.
-            keypoints, scores = select_keypoints(maps.scores[:height, :width], settings, mask)
+            keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
         else:
-            keypoints, scores = select_cell_keypoints(maps.scores, maps.offsets, self.stride, shape, settings, mask)
+            keypoints, scores = select_cell_keypoints(
+                maps.scores, maps.offsets, self.stride, shape, self.settings, mask
+            )
         stopwatch.lap('keypoints')
         padded_height = height + -height % self.stride
         descriptors = sample_descriptors(maps.descriptors, keypoints, padded_height // len(maps.descriptors))
