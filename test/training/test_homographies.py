@@ -76,6 +76,7 @@ def test_no_tilt_leaves_the_views_of_the_other_changes_as_they_were():
     homography = sample_homography(rng, 240, 320, HomographyConfig())
     expected = [[1.0927621, 0.8550092, -82.387573], [-0.6543205, 1.0581265, 115.411336]]
     np.testing.assert_allclose(homography[:2] / homography[2, 2], expected, rtol=1e-6)
+    assert rng.random() == pytest.approx(0.4084732054, abs=1e-9)  # nor is any more drawn
 
 
 def test_tilt_below_one_is_refused():
