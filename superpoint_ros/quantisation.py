@@ -69,11 +69,13 @@ def _find_layers(graph: openvino.Model) -> list[Layer]:
 
 
 def _is_pooled(node: openvino.Node) -> bool:
-    """Whether a map is smaller than the image: something was pooled on the way to it."""
-    while node.get_type_name() not in ('MaxPool', 'Parameter'):
+    """Whether a map is smaller than the image: something was pooled, or strode, on the way to it."""
+    while node.get_type_name() != 'Parameter':
+        if node.get_type_name() == 'MaxPool' or max(node.get_attributes().get('strides', [1])) > 1:
+            return True
         inputs = [value.get_node() for value in node.input_values()]
         node = next((each for each in inputs if each.get_type_name() == 'Convolution'), inputs[0])  # not its bias
-    return str(node.get_type_name()) == 'MaxPool'
+    return False
 
 
 def _channel_maxima(graph: openvino.Model, layers: Sequence[Layer], pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

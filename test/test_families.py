@@ -172,6 +172,18 @@ def test_fine_values_are_aligned_with_their_pixels():
     assert in_cells[0, :, 1, 2].tolist() == [8.0 + index // 8 for index in range(64)]
 
 
+@pytest.mark.parametrize('sides', [(1, 2, 4), (2, 4)])
+@pytest.mark.parametrize('kernel', [1, 3])
+@pytest.mark.parametrize('turning', [False, True])
+def test_fine_values_by_cells_are_those_by_pixels(sides, kernel, turning):
+    torch.manual_seed(0)
+    holder = nn.Sequential(FineLogits([4 * side for side in sides], kernel, turning, sides))
+    features = [torch.rand(2, 4 * side, 16 // side, 24 // side) for side in sides]
+    by_cells = fold_batch_norm(holder)
+    assert {conv.stride for conv in by_cells[0]} == {(8 // side, 8 // side) for side in sides}
+    torch.testing.assert_close(by_cells(features), holder(features))
+
+
 def test_cell_centres_follow_the_pixel_convention():
     assert cell_centres(2, 3)[1, 2].tolist() == [8 * 2.5 - 0.5, 8 * 1.5 - 0.5]
 

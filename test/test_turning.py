@@ -24,7 +24,7 @@ from superpoint_ros.networks import (
     save_network,
     score_map,
 )
-from superpoint_ros.networks.turning import TurningConv2d, TurningNorm, TurningPixels, strongest_orientation
+from superpoint_ros.networks.turning import StrongestTurning, TurningConv2d, TurningNorm, TurningPixels
 
 CONFIG = SuperPointConfig((4, 8, 8, 12, 12, 16, 16, 16), 16, 24, 'skip', 'batch_below_full', turning=True)
 
@@ -71,11 +71,12 @@ def test_each_block_of_channels_has_the_filters_in_its_orientation(in_channels, 
     head=st.sampled_from(['plain', 'skip']),
     norm=st.sampled_from(['none', 'batch', 'batch_below_full']),
     kernel=st.sampled_from([1, 3]),
+    first_stride=st.sampled_from([1, 2]),
     training=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_turned_picture_gives_turned_answers(seed, turns, head, norm, kernel, training):
-    config = replace(CONFIG, detector_head=head, norm=norm, skip_kernel=kernel)
+def test_a_turned_picture_gives_turned_answers(seed, turns, head, norm, kernel, first_stride, training):
+    config = replace(CONFIG, detector_head=head, norm=norm, skip_kernel=kernel, first_stride=first_stride)
     network = trained_looking(config, seed).train(training)
     image = torch.rand(2, 1, 32, 48)
     with torch.no_grad():
@@ -119,16 +120,24 @@ def test_all_orientations_are_normalised_together():
     torch.testing.assert_close(norm(last), norm(features))
 
 
-def test_the_strongest_of_four_orientations():
-    features = torch.rand(2, 12, 3, 3)
-    expected = np.max([features[:, 3 * turns : 3 * turns + 3].numpy() for turns in range(4)], axis=0)
-    np.testing.assert_array_equal(strongest_orientation(features), expected)
+@pytest.mark.parametrize('kernel', [1, 3])
+def test_the_strongest_of_four_orientations(kernel):
+    torch.manual_seed(0)
+    convolution = StrongestTurning(8, 3, kernel)
+    every = TurningConv2d(8, 12, kernel)
+    every.load_state_dict(convolution.state_dict())
+    features = torch.rand(2, 8, 5, 6)
+    answers = every(features).detach()
+    expected = np.max([answers[:, 3 * turns : 3 * turns + 3].numpy() for turns in range(4)], axis=0)
+    np.testing.assert_array_equal(convolution(features).detach(), expected)
+    torch.testing.assert_close(convolution.written_out()(features), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize('head', ['plain', 'skip'])
 @pytest.mark.parametrize('norm', ['none', 'batch', 'batch_below_full'])
-def test_written_out_it_is_made_of_plain_layers_that_compute_the_same(head, norm):
-    network = trained_looking(replace(CONFIG, detector_head=head, norm=norm))
+@pytest.mark.parametrize('first_stride', [1, 2])
+def test_written_out_it_is_made_of_plain_layers_that_compute_the_same(head, norm, first_stride):
+    network = trained_looking(replace(CONFIG, detector_head=head, norm=norm, first_stride=first_stride))
     plain = fold_batch_norm(network)
     kinds = {type(module) for module in plain.modules()}
     assert not kinds & {TurningConv2d, TurningPixels, TurningNorm, nn.BatchNorm2d}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import product
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pixel_shuffle, pixel_unshuffle
 
-from superpoint_ros.networks.turning import ORIENTATIONS, TurningConv2d, TurningNorm, TurningPixels, write_out
+from superpoint_ros.networks.turning import ORIENTATIONS, TurningConv2d, TurningNorm, TurningPixels, frozen_convolution
 
 STRIDE = 8
 """Pixels per cell: the encoder halves the image three times."""
@@ -22,7 +23,8 @@ class ConvBlock(nn.Sequential):
     """Convolution, optional BatchNorm, activation: shape `[B, in, H, W]` to `[B, out, H, W]`.
 
     `leak` is the slope below zero, 0 a plain ReLU; `dropout` the share of channels dropped in training. One that is
-    `turning` gives an oriented map, of a picture or of an oriented map; see `turning`.
+    `turning` gives an oriented map, of a picture or of an oriented map; see `turning`. With a `stride` of 2, for which
+    the kernel is even, it halves the map.
     """
 
     def __init__(
@@ -35,11 +37,14 @@ class ConvBlock(nn.Sequential):
         leak: float = 0.0,
         dropout: float = 0.0,
         turning: bool = False,
+        stride: int = 1,
     ) -> None:
         layers: list[nn.Module] = [
-            TurningConv2d(in_channels, out_channels, kernel_size, bias=not norm)
+            TurningConv2d(in_channels, out_channels, kernel_size, bias=not norm, stride=stride)
             if turning
-            else nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
+            else nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=not norm
+            )
         ]
         if norm:
             layers.append(TurningNorm(out_channels // ORIENTATIONS) if turning else nn.BatchNorm2d(out_channels))
@@ -50,7 +55,10 @@ class ConvBlock(nn.Sequential):
 
 
 class Encoder(nn.ModuleList):
-    """Eight 3x3 convolutions in four pairs, a 2x2 max-pool between: an image's features at four resolutions.
+    """Eight convolutions in four pairs, a 2x2 max-pool between: an image's features at four resolutions.
+
+    They are 3x3. With a `first_stride` of 2 the first is 6x6 and takes every second pixel, which stands for the first
+    pool: both of the first pairs then have half the image's resolution.
 
     Args:
         widths: channels of the eight convolutions.
@@ -58,55 +66,100 @@ class Encoder(nn.ModuleList):
         leak: see `ConvBlock`.
         dropout: after each pair; see `ConvBlock`.
         turning: see `ConvBlock`.
+        first_stride: 1 or 2.
+
+    Attributes:
+        sides: pixels of the image along a side of an entry of each of the four maps.
     """
 
     def __init__(
-        self, widths: Sequence[int], norm: str, leak: float = 0.0, dropout: float = 0.0, turning: bool = False
+        self,
+        widths: Sequence[int],
+        norm: str,
+        leak: float = 0.0,
+        dropout: float = 0.0,
+        turning: bool = False,
+        first_stride: int = 1,
     ) -> None:
         channels = (1, *widths)
         super().__init__()
+        self.sides = (first_stride, 2, 4, 8)
         for level in range(4):
             first, second, third = channels[2 * level : 2 * level + 3]
             normed = norm == 'batch' or (norm == 'batch_below_full' and level > 0)
+            strided = {'stride': 2, 'kernel_size': 6} if level == 0 and first_stride == 2 else {}
             self.append(
                 nn.Sequential(
-                    ConvBlock(first, second, norm=normed, leak=leak, turning=turning),
+                    ConvBlock(first, second, norm=normed, leak=leak, turning=turning, **strided),
                     ConvBlock(second, third, norm=normed, leak=leak, dropout=dropout, turning=turning),
                 )
             )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """`[B, 1, H, W]` to `[B, C, H / 2^k, W / 2^k]` for k = 0 to 3; H and W multiples of 8."""
-        features: list[Tensor] = []
-        for block in self:
-            features.append(block(max_pool2d(features[-1], 2) if features else image))
+        """`[B, 1, H, W]` to `[B, C, H / s, W / s]` for each s of `sides`; H and W multiples of 8."""
+        features, map_ = [], image
+        for block, pooled in zip(self, (False, self.sides[0] == 1, True, True), strict=True):
+            map_ = block(max_pool2d(map_, 2) if pooled else map_)
+            features.append(map_)
         return features
 
 
 class FineLogits(nn.ModuleList):
-    """A value for each pixel from the full-, half- and quarter-resolution features: `[B, 64, H/8, W/8]`.
+    """A value for each pixel from the features of finer resolutions than a cell's: `[B, 64, H/8, W/8]`.
 
     What a detector on stride-8 features alone takes millions of samples to learn, where in its cell a corner is, is
     there from the first step. None of the papers has it.
 
     Args:
-        channels: of the three feature maps.
+        channels: of the feature maps.
         kernel: side of the convolutions.
         turning: whether the features are oriented maps.
+        sides: pixels along a side of an entry of each map.
     """
 
-    def __init__(self, channels: Sequence[int], kernel: int = 3, turning: bool = False) -> None:
+    def __init__(
+        self, channels: Sequence[int], kernel: int = 3, turning: bool = False, sides: Sequence[int] = (1, 2, 4)
+    ) -> None:
         super().__init__(
-            TurningPixels(count, 2**level, kernel)
-            if turning
-            else nn.Conv2d(count, 4**level, kernel, padding=kernel // 2)
-            for level, count in enumerate(channels)
+            TurningPixels(count, side, kernel) if turning else nn.Conv2d(count, side**2, kernel, padding=kernel // 2)
+            for count, side in zip(channels, sides, strict=True)
         )
+        self.sides = tuple(sides)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features as `Encoder` gives them, to the pixels of each cell in raster order."""
-        full, half, quarter = (pixel_shuffle(conv(features[level]), 2**level) for level, conv in enumerate(self))
-        return pixel_unshuffle(full + half + quarter, STRIDE)
+        """Feature maps to the sum of their values for the pixels of each cell, in raster order."""
+        maps = zip(self, features, self.sides, strict=False)  # features of cells come last and are left out
+        first, *others = [pixel_shuffle(conv(map_), side) for conv, map_, side in maps]
+        return pixel_unshuffle(sum(others, first), STRIDE)
+
+    def written_out(self) -> nn.Module:
+        """The same by convolutions whose stride is a cell, once this one's are plain ones.
+
+        They multiply more, most of it by 0, and take less time: no map of full resolution is made and moved about.
+        """
+        return _CellLogits(_by_cells(conv, side) for conv, side in zip(self, self.sides, strict=True))
+
+
+class _CellLogits(nn.ModuleList):
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        first, *others = [conv(map_) for conv, map_ in zip(self, features, strict=False)]
+        return sum(others, first)
+
+
+def _by_cells(conv: nn.Module, side: int) -> nn.Conv2d:
+    """What a convolution with `side * side` values an entry gives for all pixels of a cell: 64 channels."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    kernel, entries = conv.kernel_size[0], STRIDE // side
+    extent = entries + kernel - 1
+    weight = torch.zeros(STRIDE, STRIDE, conv.in_channels, extent, extent)
+    bias = torch.zeros(STRIDE, STRIDE)
+    for y, x in product(range(STRIDE), repeat=2):
+        (row, down), (column, across) = divmod(y, side), divmod(x, side)
+        channel = down * side + across
+        weight[y, x, :, row : row + kernel, column : column + kernel] = conv.weight[channel].detach()
+        bias[y, x] = conv.bias[channel].detach()
+    return frozen_convolution(weight.flatten(0, 1), bias.flatten(), entries, kernel // 2)
 
 
 def make_head(
@@ -136,7 +189,7 @@ def fold_batch_norm(network: Network) -> Network:
     a convolution inside an `nn.Sequential` is left as it is.
     """
     folded = copy.deepcopy(network).eval()
-    write_out(folded)
+    _write_out(folded)
     for sequential in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
         for index in range(len(sequential) - 1):
             convolution, norm = sequential[index], sequential[index + 1]
@@ -144,6 +197,14 @@ def fold_batch_norm(network: Network) -> Network:
                 _fold_into(convolution, norm)
                 sequential[index + 1] = nn.Identity()
     return folded
+
+
+def _write_out(network: nn.Module) -> None:
+    """Put in place of every module, innermost first, what it says computes the same faster."""
+    for name, child in network.named_children():
+        _write_out(child)
+        if isinstance(child, TurningConv2d | TurningNorm | FineLogits):
+            setattr(network, name, child.written_out())
 
 
 def _fold_into(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from superpoint_ros.networks.family import KeypointNetwork
 from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_encoder, make_head
-from superpoint_ros.networks.turning import ORIENTATIONS, TurningConv2d, TurningPixels, strongest_orientation
+from superpoint_ros.networks.turning import ORIENTATIONS, StrongestTurning, TurningPixels
 
 DETECTOR_HEADS = ('plain', 'skip')
 
@@ -32,6 +32,8 @@ class SuperPointConfig:
         turning: whether the network turns with the picture: keypoints of a picture turned by 90 degrees are the
             same, and so are their descriptors. Needs channels in multiples of 4, and has a quarter of the
             parameters. See `superpoint_ros.networks.turning`.
+        first_stride: 1, the paper's; or 2: nothing is computed at full resolution, which takes a third of the time of
+            networks as narrow as ours. See `Encoder`.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
@@ -41,6 +43,7 @@ class SuperPointConfig:
     norm: str = 'batch'
     skip_kernel: int = 3
     turning: bool = False
+    first_stride: int = 1
 
     def __post_init__(self) -> None:
         check_encoder(self.widths, self.norm)
@@ -50,6 +53,8 @@ class SuperPointConfig:
             raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
         if self.skip_kernel not in (1, 3):
             raise ValueError(f'skip_kernel must be 1 or 3, got {self.skip_kernel}')
+        if self.first_stride not in (1, 2):
+            raise ValueError(f'first_stride must be 1 or 2, got {self.first_stride}')
         if self.turning and any(width % ORIENTATIONS for width in (*self.widths, self.head_width)):
             raise ValueError(
                 'widths and head_width of a turning network must be multiples of 4, '
@@ -67,20 +72,21 @@ class SuperPoint(KeypointNetwork):
         self.config = config = config or SuperPointConfig()
         norm = config.norm != 'none'
         encoded, width, turning = config.widths[-1], config.head_width, config.turning
-        self.encoder = Encoder(config.widths, config.norm, turning=turning)
+        self.encoder = Encoder(config.widths, config.norm, turning=turning, first_stride=config.first_stride)
         if turning:
             self.detector, self.descriptor = (
                 nn.Sequential(ConvBlock(encoded, width, norm=norm, turning=True), last)
                 for last in (
                     TurningPixels(width, STRIDE, 1, rest=True),
-                    TurningConv2d(width, ORIENTATIONS * config.descriptor_dim, 1),
+                    StrongestTurning(width, config.descriptor_dim, 1),
                 )
             )
         else:
             self.detector = make_head(encoded, width, STRIDE**2 + 1, norm=norm)
             self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm)
-        with_skips = config.detector_head == 'skip'
-        self.skips = FineLogits(config.widths[1:6:2], config.skip_kernel, turning) if with_skips else None
+        self.finest = config.first_stride - 1
+        fine = config.widths[1:6:2][self.finest :], config.skip_kernel, turning, self.encoder.sides[self.finest : 3]
+        self.skips = FineLogits(*fine) if config.detector_head == 'skip' else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network.
@@ -95,9 +101,8 @@ class SuperPoint(KeypointNetwork):
         features = self.encoder(image)
         logits = self.detector(features[-1])
         if self.skips is not None:
-            logits = torch.cat([logits[:, :-1] + self.skips(features), logits[:, -1:]], dim=1)
-        descriptors = self.descriptor(features[-1])
-        return logits, strongest_orientation(descriptors) if self.config.turning else descriptors
+            logits = logits + pad(self.skips(features[self.finest :]), (0, 0, 0, 0, 0, 1))
+        return logits, self.descriptor(features[-1])
 
     def load_paper_layout(self, state: Mapping[str, Tensor]) -> None:
         """Load weights named as in the paper's published layout: `conv1a` to `conv4b`, `convPa/Pb`, `convDa/Db`.

@@ -4,10 +4,12 @@ A filter is learned once and applied in its four orientations (Cohen and Welling
 Networks: the group p4). A feature map then is *oriented*: `[B, 4 * F, H, W]`, the answers of F filters in the first
 orientation, then those of the same filters turned counter-clockwise by 90, 180 and 270 degrees. Turning the
 picture turns the maps and moves each block of F channels on to the next. Nothing is added to what a network costs to
-run: with the weights written out in all orientations it is made of plain convolutions, see `write_out`.
+run: with the weights written out in all orientations (`written_out`) it is made of plain convolutions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +24,26 @@ class TurningConv2d(nn.Conv2d):
     Args:
         in_channels: of an oriented map, a multiple of 4; or 1, a picture's.
         out_channels: a multiple of 4.
-        kernel_size: k, odd; the map keeps its size.
+        kernel_size: k, odd with a stride of 1 and even with 2, which alone turn onto the same places.
         bias: whether there is one, a value for each of the F filters.
+        stride: 1, the map keeps its size; or 2, which halves it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> None:
-        filters = out_channels // ORIENTATIONS
-        super().__init__(in_channels, filters, kernel_size, padding=kernel_size // 2, bias=bias)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True, stride: int = 1
+    ) -> None:
+        filters, padding = out_channels // ORIENTATIONS, (kernel_size - 1) // 2
+        super().__init__(in_channels, filters, kernel_size, stride=stride, padding=padding, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
+        weight, bias = self._in_all_orientations()
         # Cloned, for a picture's one channel looks channels-last already, and all that follows would be channels first.
-        weight = self.all_orientations(self._turned()).clone(memory_format=torch.channels_last)
-        return conv2d(features, weight, self._all_biases(), padding=self.padding)
+        weight = weight.clone(memory_format=torch.channels_last)
+        return conv2d(features, weight, bias, stride=self.stride, padding=self.padding)
 
-    def written_out(self) -> nn.Conv2d:
+    def written_out(self) -> nn.Module:
         """The plain convolution that computes the same."""
-        weight, bias, kernel = self.all_orientations(self._turned()), self._all_biases(), self.weight.shape[-1]
-        plain = nn.Conv2d(self.in_channels, len(weight), kernel, padding=kernel // 2, bias=bias is not None)
-        plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        if bias is not None:
-            plain.bias = nn.Parameter(bias.detach(), requires_grad=False)
-        return plain
+        return frozen_convolution(*self._in_all_orientations(), self.stride[0], int(self.padding[0]))
 
     def all_orientations(self, turned: Tensor) -> Tensor:
         """`[4, F, ...]` to the channels that come out, `[out_channels, ...]`."""
@@ -55,8 +56,9 @@ class TurningConv2d(nn.Conv2d):
         turned = [torch.rot90(filters, turns, (-2, -1)).roll(turns, 1) for turns in range(ORIENTATIONS)]
         return torch.stack(turned).flatten(2, 3)
 
-    def _all_biases(self) -> Tensor | None:
-        return None if self.bias is None else self.all_orientations(self.bias.expand(ORIENTATIONS, -1))
+    def _in_all_orientations(self) -> tuple[Tensor, Tensor | None]:
+        bias = None if self.bias is None else self.all_orientations(self.bias.expand(ORIENTATIONS, -1))
+        return self.all_orientations(self._turned()), bias
 
 
 class TurningPixels(TurningConv2d):
@@ -110,15 +112,41 @@ class TurningNorm(nn.BatchNorm2d):
         return plain
 
 
-def strongest_orientation(features: Tensor) -> Tensor:
-    """The largest of each filter's four answers: `[B, 4 * F, h, w]` to `[B, F, h, w]`, which only turns its places."""
-    first, second, third, fourth = features.chunk(ORIENTATIONS, 1)
+class StrongestTurning(TurningConv2d):
+    """A convolution of an oriented map, and the largest of each filter's four answers, which only turns its places.
+
+    `[B, in, h, w]` to `[B, filters, h, w]`.
+    """
+
+    def __init__(self, in_channels: int, filters: int, kernel_size: int) -> None:
+        super().__init__(in_channels, ORIENTATIONS * filters, kernel_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _largest(super().forward(features).chunk(ORIENTATIONS, dim=1))
+
+    def written_out(self) -> nn.Module:
+        """A plain convolution for each orientation: engines spend as long on splitting a map as on a convolution."""
+        weight, bias = self._in_all_orientations()
+        assert bias is not None
+        parts = zip(weight.chunk(ORIENTATIONS), bias.chunk(ORIENTATIONS), strict=True)
+        return _Strongest(frozen_convolution(*part, padding=int(self.padding[0])) for part in parts)
+
+
+class _Strongest(nn.ModuleList):
+    """The largest of what its four modules answer."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _largest([module(features) for module in self])
+
+
+def frozen_convolution(weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    """A convolution with these values, `[out, in, k, k]` and `[out]`, which are not trained."""
+    out_channels, in_channels, kernel, _ = weight.shape
+    plain = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias is not None)
+    plain.load_state_dict({'weight': weight} if bias is None else {'weight': weight, 'bias': bias})
+    return plain.requires_grad_(False)
+
+
+def _largest(answers: Sequence[Tensor]) -> Tensor:
+    first, second, third, fourth = answers
     return torch.maximum(torch.maximum(first, second), torch.maximum(third, fourth))
-
-
-def write_out(network: nn.Module) -> None:
-    """Put plain layers, which compute the same, in place of all that turn."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, TurningConv2d | TurningNorm):
-                setattr(module, name, child.written_out())
