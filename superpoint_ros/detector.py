@@ -235,6 +235,11 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 
 
 def pad(image: np.ndarray, stride: int) -> np.ndarray:
-    """Repeat the last row and column up to multiples of the stride: padding that makes no edge."""
+    """Repeat the last row and column up to multiples of the stride: padding that makes no edge.
+
+    A width of one stride becomes two: oneDNN, of which torch and OpenVINO are users, gets bfloat16 convolutions wrong
+    that stride a whole map of that width.
+    """
     height, width = image.shape
-    return cv2.copyMakeBorder(image, 0, -height % stride, 0, -width % stride, cv2.BORDER_REPLICATE)
+    right = max(-width % stride, 2 * stride - width)
+    return cv2.copyMakeBorder(image, 0, -height % stride, 0, right, cv2.BORDER_REPLICATE)

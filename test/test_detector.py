@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from textures import photograph
 from torch import nn
 
 from superpoint_ros.detector import Detector
@@ -51,6 +52,21 @@ def dots(height, width, points):
     for x, y in points:
         image[y, x] = 255
     return image
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('width', [3, 8, 16])
+def test_half_precision_finds_in_a_narrow_image_what_float32_does(engine, width):
+    image = cv2.resize(photograph(120, 160), (width, 64))
+    settings = {'device': 'cpu', 'engine': engine, 'levels': 1, 'detection_threshold': 0.0, 'border': 0}
+    exact, half = (
+        Detector.load('superpoint_small', precision=precision, **settings).detect(image)
+        for precision in ('float32', 'bfloat16')
+    )
+    best = exact.scores > 0.5 * exact.scores[0]
+    distances = np.linalg.norm(exact.keypoints[best, None] - half.keypoints, axis=2)
+    assert distances.min(axis=1).max() < 1
+    np.testing.assert_allclose(half.scores[distances.argmin(axis=1)], exact.scores[best], rtol=0.2)
 
 
 @pytest.mark.parametrize('engine', ENGINES)

@@ -16,7 +16,8 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     write_config(configs / 'magicpoint.yaml', loop=loop, shapes={'height': 64, 'width': 64})
     (configs / 'labels.yaml').write_text('views: 2\nthreshold: 0.0001\nmin_views: 1')
     networks = ('superpoint', 'superpoint_small')
-    for name in ('teacher', 'labeller', *networks, *(f'{network}_frontal' for network in networks)):
+    trainings = [network + stage for network in networks for stage in ('_frontal', '_tilted', '')]
+    for name in ('teacher', 'labeller', *trainings):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
     assert route.main([*words, '--until', 'labels_1.npz']) == 0

@@ -56,20 +56,28 @@ ROUTE = (
     ),
     Stage('superpoint_frontal.safetensors', 'superpoint', 'superpoint_frontal.yaml', {'labels': 'labels_3.npz'}),
     Stage(
-        'superpoint.safetensors', 'superpoint', 'superpoint.yaml',
+        'superpoint_tilted.safetensors', 'superpoint', 'superpoint_tilted.yaml',
         {'labels': 'labels_3.npz', 'from': 'superpoint_frontal.safetensors'},
+    ),
+    Stage(
+        'superpoint.safetensors', 'superpoint', 'superpoint.yaml',
+        {'labels': 'labels_3.npz', 'from': 'superpoint_tilted.safetensors'},
     ),
     Stage(
         'superpoint_small_frontal.safetensors', 'superpoint', 'superpoint_small_frontal.yaml',
         {'labels': 'labels_3.npz'},
     ),
     Stage(
-        'superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml',
+        'superpoint_small_tilted.safetensors', 'superpoint', 'superpoint_small_tilted.yaml',
         {'labels': 'labels_3.npz', 'from': 'superpoint_small_frontal.safetensors'},
+    ),
+    Stage(
+        'superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml',
+        {'labels': 'labels_3.npz', 'from': 'superpoint_small_tilted.safetensors'},
     ),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, and
-the two networks, first on views from the front and then on tilted ones."""
+the two networks, first on views from the front, then on tilted ones, then with a first convolution that strides."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
