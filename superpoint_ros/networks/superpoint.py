@@ -32,8 +32,8 @@ class SuperPointConfig:
         turning: whether the network turns with the picture: keypoints of a picture turned by 90 degrees are the
             same, and so are their descriptors. Needs channels in multiples of 4, and has a quarter of the
             parameters. See `superpoint_ros.networks.turning`.
-        first_stride: 1, the paper's; or 2: nothing is computed at full resolution, which takes a third of the time of
-            networks as narrow as ours. See `Encoder`.
+        first_stride: 1, the paper's; or 2: nothing is computed at full resolution, where networks as narrow as ours
+            spend a third of their time, and `skip` takes the half- and quarter-resolution features. See `Encoder`.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
@@ -84,7 +84,7 @@ class SuperPoint(KeypointNetwork):
         else:
             self.detector = make_head(encoded, width, STRIDE**2 + 1, norm=norm)
             self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm)
-        self.finest = config.first_stride - 1
+        self.finest = config.first_stride - 1  # of two maps of half the resolution the deeper one
         fine = config.widths[1:6:2][self.finest :], config.skip_kernel, turning, self.encoder.sides[self.finest : 3]
         self.skips = FineLogits(*fine) if config.detector_head == 'skip' else None
 
