@@ -79,19 +79,15 @@ def test_classical_features_of_the_same_picture_are_all_found_again(photographs,
 
 def test_operations_are_those_of_the_convolutions_one_by_one():
     network = load_network('superpoint_small')
-    expected = 0
-    height, width = 480, 640
-    channels = [1, *network.config.widths]
-    for layer, (before, after) in enumerate(itertools.pairwise(channels)):
-        scale = 4 ** (layer // 2)
-        expected += 2 * 9 * before * after * height * width / scale
-    cells = height * width / 64
-    orientations = 4 if network.config.turning else 1  # of each descriptor's value, of which the largest counts
-    for outputs in (65, orientations * network.config.descriptor_dim):
-        expected += 2 * cells * network.config.head_width * (9 * channels[-1] + outputs)
-    for level in range(3):
-        pixels = height * width / 4**level
-        expected += 2 * pixels * network.config.skip_kernel**2 * channels[2 * level + 2] * 4**level
+    widths, head, values = network.config.widths, network.config.head_width, network.config.descriptor_dim
+    pixels, cells, orientations = 480 * 640, 480 * 640 / 64, 4
+    expected = 2 * 6 * 6 * widths[0] * pixels / 4  # the first strides
+    for layer, (before, after) in enumerate(itertools.pairwise(widths), 1):
+        expected += 2 * 9 * before * after * pixels / (4, 4, 16, 64)[layer // 2]
+    for outputs in (65, orientations * values):  # of a descriptor's value the largest of four counts
+        expected += 2 * cells * head * (9 * widths[-1] + outputs)
+    for side, channels in ((2, widths[3]), (4, widths[5])):  # values of a cell's 64 pixels from all its entries
+        expected += 2 * cells * 64 * channels * (8 / side + network.config.skip_kernel - 1) ** 2
     assert count_operations(network) == expected
 
 
