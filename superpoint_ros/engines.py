@@ -58,7 +58,10 @@ class Engine(Protocol):
     """Finds features without leaving the device; None where maps are all that there is."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
-        """Run [H, W] uint8 images, whose sides are multiples of the network's stride. Raises EngineError."""
+        """Run [H, W] uint8 images, whose sides are multiples of the network's stride; see `detector.pad`, too.
+
+        Raises EngineError.
+        """
 
 
 def load_engine(

@@ -33,7 +33,8 @@ class SuperPointConfig:
             same, and so are their descriptors. Needs channels in multiples of 4, and has a quarter of the
             parameters. See `superpoint_ros.networks.turning`.
         first_stride: 1, the paper's; or 2: nothing is computed at full resolution, where networks as narrow as ours
-            spend a third of their time, and `skip` takes the half- and quarter-resolution features. See `Encoder`.
+            spend a quarter of their time or more; `skip` then takes the half- and quarter-resolution features. See
+            `Encoder`.
     """
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
