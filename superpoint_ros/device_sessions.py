@@ -66,7 +66,7 @@ class DevicePath(nn.Module):
         super().__init__()
         self.maps = maps
         self.settings = settings
-        self.shapes = [level_shape(shape, level) for level in range(settings.levels)]
+        self.shapes = [level_shape(shape, level, settings.levels_per_octave) for level in range(settings.levels)]
         """Of the levels of an image."""
         device = next(maps.parameters()).device
         smaller = self.shapes[1:]
@@ -167,11 +167,11 @@ class Session:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
         if len(self._masks) == len(masks) and all(map(_same, self._masks, masks)):
             return
-        border = self._path.settings.border
+        border, per_octave = self._path.settings.border, self._path.settings.levels_per_octave
         levels = zip(self._path.shapes, self._staged_masks, self._allowed, strict=True)
         for level, (shape, staged, allowed) in enumerate(levels):
             for row, mask in enumerate(masks):
-                staged[row].numpy()[...] = allowed_pixels(shape, border, shrink_mask(mask, level))
+                staged[row].numpy()[...] = allowed_pixels(shape, border, shrink_mask(mask, level, per_octave))
             allowed.copy_(staged)
         self._masks = [None if mask is None else mask.copy() for mask in masks]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from superpoint_ros.frontend import Frame
-from superpoint_ros.pyramid import STEP
+from superpoint_ros.pyramid import step
 
 OLD = 30
 """Frames after which a track has the last colour of the scale."""
@@ -34,7 +34,7 @@ def draw_frame(image: np.ndarray, frame: Frame) -> np.ndarray:
 
     motion = np.stack([frame.previous_keypoints[matches.train], keypoints[matches.query]], axis=1)
     _draw_lines(picture, motion[~matches.inlier], OUTLIER, 1)
-    radii = _fixed_point(size / STEP ** frame.features.levels[ages == 1])
+    radii = _fixed_point(size / step() ** frame.features.levels[ages == 1])
     for centre, radius in zip(_fixed_point(keypoints[ages == 1]).tolist(), radii.tolist(), strict=True):
         cv2.circle(picture, centre, radius, NEW, 1, cv2.LINE_AA, SUBPIXEL_BITS)
 

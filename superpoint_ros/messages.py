@@ -63,8 +63,9 @@ class FeatureCloud:
         track_ids: [N] uint32.
         track_ages: [N] uint16, frames tracked.
         levels: [N] uint8, in which of the image's sizes each was found: 0 is the image, and each is 0.71 of the one
-            before. A keypoint covers `2**(level / 2)` times as much as one of level 0, and its position may be off by
-            about as many times more pixels. All 0 where the message, of an older version, does not say.
+            before, unless `levels_per_octave` is set. A keypoint covers `2**(level / 2)` times as much as one of
+            level 0, and its position may be off by about as many times more pixels. All 0 where the message, of an
+            older version, does not say.
     """
 
     stamp_ns: int

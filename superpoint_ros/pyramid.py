@@ -5,32 +5,37 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-STEP = 2**-0.5
-"""Each level is so much smaller than the one before."""
+PER_OCTAVE = 2
+"""Levels from one size of the image to half of it, unless another number is asked for."""
 LEVEL_COST = 0.05
 """What each level between two features takes off their similarity. A corner is often found in several levels, with
 descriptors that hardly differ; so it is the same ones of two images that match, and none stands in another's way."""
 
 
-def level_shape(shape: tuple[int, ...], level: int) -> tuple[int, int]:
+def step(per_octave: int = PER_OCTAVE) -> float:
+    """How much smaller each level is than the one before."""
+    return float(2 ** (-1 / per_octave))
+
+
+def level_shape(shape: tuple[int, ...], level: int, per_octave: int = PER_OCTAVE) -> tuple[int, int]:
     """(height, width) of level 0, 1, ... of an image's pyramid; level 0 is the image."""
-    height, width = (max(1, round(side * STEP**level)) for side in shape)
+    height, width = (max(1, round(side * step(per_octave) ** level)) for side in shape)
     return height, width
 
 
-def shrink(image: np.ndarray, level: int) -> np.ndarray:
+def shrink(image: np.ndarray, level: int, per_octave: int = PER_OCTAVE) -> np.ndarray:
     """[H, W], by pixel area, to a level; see `level_shape`."""
     if level == 0:
         return image
-    height, width = level_shape(image.shape, level)
+    height, width = level_shape(image.shape, level, per_octave)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def shrink_mask(mask: np.ndarray | None, level: int) -> np.ndarray | None:
+def shrink_mask(mask: np.ndarray | None, level: int, per_octave: int = PER_OCTAVE) -> np.ndarray | None:
     """[H, W], zero where no keypoint is wanted, to a level: zero wherever a pixel covers such a place."""
     if mask is None or level == 0:
         return mask
-    return shrink((mask != 0).astype(np.float32), level) > 0.9999
+    return shrink((mask != 0).astype(np.float32), level, per_octave) > 0.9999
 
 
 def enlarge(keypoints: np.ndarray, level: tuple[int, ...], image: tuple[int, ...]) -> np.ndarray:

@@ -85,6 +85,20 @@ def test_both_ways_find_the_same_features(name, levels):
     assert len(found[0]) > 20
 
 
+def test_levels_closer_together_are_the_same_both_ways():
+    """Sizes a ninth of an octave off would move keypoints by pixels; rounded grey levels move one in twenty at most."""
+    by_maps, by_sessions = both_ways(
+        make_network('superpoint'), detection_threshold=0.01, max_keypoints=150, levels=4, levels_per_octave=3
+    )
+    image, mask = photograph(75, 101), np.ones((75, 101), np.uint8)
+    mask[:40, :30] = 0
+    found, expected = (detector.detect(image, mask) for detector in (by_sessions, by_maps))
+    assert set(found.levels) == {0, 1, 2, 3}
+    for level in range(4):
+        ours, theirs = (features.keypoints[features.levels == level] for features in (found, expected))
+        assert np.mean(nearest(theirs, ours)[0] < 0.05) > 0.9
+
+
 def test_matches_to_the_frame_before_are_those_of_the_way_by_maps():
     pictures = [photograph(130, 200)[:, shift : shift + 160] for shift in (0, 3, 7, 12)]
     frontends = [Frontend(detector) for detector in both_ways(make_network('superpoint'))]

@@ -15,7 +15,7 @@ import superpoint_ros
 from superpoint_ros.detector import Detector
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import SuperPointConfig
-from superpoint_ros.pyramid import area_weights, enlarge, shrink, shrink_mask
+from superpoint_ros.pyramid import area_weights, enlarge, level_shape, shrink, shrink_mask
 
 IMAGE = photograph(120, 168)
 
@@ -30,13 +30,14 @@ def with_levels(detector, levels, **changes):
     return detector
 
 
-@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 5))
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 5), st.integers(1, 4))
 @settings(max_examples=50, deadline=None)
-def test_levels_are_smaller_by_the_square_root_of_two_and_never_empty(height, width, level):
-    shape = shrink(np.zeros((height, width), np.uint8), level).shape
+def test_levels_are_smaller_by_a_share_of_an_octave_and_never_empty(height, width, level, per_octave):
+    shape = shrink(np.zeros((height, width), np.uint8), level, per_octave).shape
     assert min(shape) >= 1
     for small, large in zip(shape, (height, width), strict=True):
-        assert abs(small - large / 2 ** (level / 2)) <= 0.5 or small == 1
+        assert abs(small - large / 2 ** (level / per_octave)) <= 0.5 + 1e-9 or small == 1
+    assert shrink(np.zeros((height, width), np.uint8), level).shape == level_shape((height, width), level, 2)
 
 
 @given(st.integers(40, 200), st.integers(40, 200), st.integers(1, 5), st.integers(0, 100))
@@ -67,11 +68,11 @@ def test_a_picture_and_its_keypoints_shrink_alike():
         np.testing.assert_allclose(enlarge(middle, small.shape, image.shape), [[170, 90]], atol=0.05)
 
 
-@pytest.mark.parametrize('most', [300, 40])
-def test_features_of_each_level_are_those_of_the_smaller_image(detector, most):
+@pytest.mark.parametrize(('most', 'per_octave'), [(300, 2), (40, 2), (300, 3)])
+def test_features_of_each_level_are_those_of_the_smaller_image(detector, most, per_octave):
     expected_keypoints, expected_scores, expected_descriptors, expected_levels = [], [], [], []
     for level in range(3):
-        width, height = (round(side / 2 ** (level / 2)) for side in (168, 120))
+        width, height = (round(side / 2 ** (level / per_octave)) for side in (168, 120))
         small = cv2.resize(IMAGE, (width, height), interpolation=cv2.INTER_AREA) if level else IMAGE
         features = with_levels(detector, 1).detect(small)
         expected_keypoints.append((features.keypoints + 0.5) * [168 / width, 120 / height] - 0.5)
@@ -79,7 +80,7 @@ def test_features_of_each_level_are_those_of_the_smaller_image(detector, most):
         expected_descriptors.append(features.descriptors)
         expected_levels += [level] * len(features)
     order = np.argsort(-np.concatenate(expected_scores), kind='stable')[:most]
-    found = with_levels(detector, 3, max_keypoints=most).detect(IMAGE)
+    found = with_levels(detector, 3, max_keypoints=most, levels_per_octave=per_octave).detect(IMAGE)
     assert min(most, 101) <= len(found) <= most
     np.testing.assert_allclose(found.keypoints, np.concatenate(expected_keypoints)[order], atol=1e-3)
     np.testing.assert_allclose(found.scores, np.concatenate(expected_scores)[order], rtol=1e-4)
@@ -174,7 +175,10 @@ def test_pictures_are_found_again_at_less_than_half_the_size(detector):
     assert right[3] > 2 * right[1]
 
 
-@pytest.mark.parametrize('levels', [0, 7])
-def test_levels_that_make_no_sense_are_refused(levels):
-    with pytest.raises(ValueError, match='levels must be 1 to 6'):
-        KeypointSettings(levels=levels)
+@pytest.mark.parametrize(
+    ('name', 'value', 'most'), [(name, value, most) for name, most in (('levels', 8), ('levels_per_octave', 4))
+                                for value in (0, most + 1)]
+)  # fmt: skip
+def test_levels_that_make_no_sense_are_refused(name, value, most):
+    with pytest.raises(ValueError, match=f'{name} must be 1 to {most}'):
+        KeypointSettings(**{name: value})

@@ -8,7 +8,7 @@ from typing import Any
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import ENGINES, PRECISIONS
 from superpoint_ros.frontend import Frontend
-from superpoint_ros.keypoints import MOST_LEVELS, KeypointSettings
+from superpoint_ros.keypoints import MOST_LEVELS, MOST_PER_OCTAVE, KeypointSettings
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
@@ -118,6 +118,14 @@ PARAMETERS = (
         'Sizes at which the image is looked at, each 0.7 of the one before; 1 takes little over half the time of 4.',
         low=1,
         high=MOST_LEVELS,
+        live=True,
+    ),
+    Parameter(
+        'levels_per_octave',
+        _KEYPOINTS.levels_per_octave,
+        'Of these, from one size to half of it: with 3, and 6 levels, each is 0.8 of the one before.',
+        low=1,
+        high=MOST_PER_OCTAVE,
         live=True,
     ),
     Parameter(

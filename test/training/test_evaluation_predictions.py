@@ -196,6 +196,9 @@ def test_keys_differ_by_settings_and_weights():
 def test_levels_find_more_sizes_and_are_named():
     one, three = (make_detector('superpoint_small', 'cpu', levels=levels) for levels in (1, 3))
     assert three.description == one.description + ', 3 levels'
+    closer = make_detector('superpoint_small', 'cpu', levels=3, levels_per_octave=3)
+    assert closer.description == one.description + ', 3 levels, 3 an octave'
+    assert closer.key != three.key
     assert len(three(texture())) > len(one(texture()))
 
 

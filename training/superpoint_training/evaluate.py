@@ -21,6 +21,7 @@ from typing import Any
 
 from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
+from superpoint_ros.pyramid import PER_OCTAVE
 from superpoint_training.evaluation import results as results_file
 from superpoint_training.evaluation.inputs import Request, read_inputs
 from superpoint_training.evaluation.pair_run import PairRun, prepare_pairs
@@ -84,6 +85,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--levels', type=int, help=f'of our networks, as the node takes it; default: {LEVELS} as there, 1 for shapes'
     )
+    parser.add_argument(
+        '--levels-per-octave', type=int, default=PER_OCTAVE,
+        help=f'of these, from one size to half of it; default: {PER_OCTAVE}',
+    )  # fmt: skip
     for name in ('device', 'engine', 'precision'):
         parser.add_argument(f'--{name}', default='auto', help='of our networks, as the node takes it; default: auto')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
@@ -135,6 +140,7 @@ def _detectors(options: argparse.Namespace, border: int, levels: int) -> list[Na
             options.nms_radius,
             border,
             options.levels or levels,
+            levels_per_octave=options.levels_per_octave,
             engine=options.engine,
             precision=options.precision,
         )

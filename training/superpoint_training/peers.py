@@ -16,6 +16,7 @@ import superpoint_ros
 from superpoint_ros.detector import Detector, Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import resolve_weights
+from superpoint_ros.pyramid import PER_OCTAVE
 from superpoint_training.versions import installed
 
 Detect = Callable[[np.ndarray], Features]
@@ -110,6 +111,7 @@ def make_detector(
     border: int = 4,
     levels: int = KeypointSettings().levels,
     *,
+    levels_per_octave: int = KeypointSettings().levels_per_octave,
     engine: str = 'auto',
     precision: str = 'auto',
 ) -> NamedDetector:
@@ -118,7 +120,7 @@ def make_detector(
     Args:
         device, engine, precision: of our networks, as in `Detector.load`.
         nms_radius, border: of our networks, pixels.
-        levels: of our networks, see `KeypointSettings`.
+        levels, levels_per_octave: of our networks, see `KeypointSettings`.
 
     Raises:
         WeightsError: no such weights.
@@ -140,6 +142,7 @@ def make_detector(
     detector = Detector.load(
         name, device, engine=engine, precision=precision,
         max_keypoints=CANDIDATES, detection_threshold=0.0, nms_radius=nms_radius, border=border, levels=levels,
+        levels_per_octave=levels_per_octave,
     )  # fmt: skip
     return _ours(name, detector)
 
@@ -164,8 +167,9 @@ def name_detector(name: str, detector: Detector, key: str) -> NamedDetector:
         with lock:
             return detector.detect(picture)
 
-    levels = detector.settings.levels
+    levels, per_octave = detector.settings.levels, detector.settings.levels_per_octave
     description = detector.description + f', {levels} levels' * (levels > 1)
+    description += f', {per_octave} an octave' * (levels > 1 and per_octave != PER_OCTAVE)
     return NamedDetector(name, description, key, detect)
 
 
