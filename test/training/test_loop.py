@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -160,23 +159,6 @@ def test_validation_must_give_what_is_watched(tmp_path):
         run(tmp_path, validate=lambda network: {'other': 1.0}, validate_every=3, watch='score')
     with pytest.raises(ValueError, match='patience needs watch'):
         LoopConfig(patience=2)
-
-
-@pytest.mark.parametrize('round_features', [True, False])
-def test_features_are_rounded_in_training_and_not_in_what_it_gives(tmp_path, round_features):
-    values = []
-
-    def losses(network, batch):
-        features = network(batch['x'].abs()[None, None])
-        values.append(len(features.unique()))
-        return {'total': features.float().square().mean()}
-
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
-    nn.init.ones_(network[0].weight)
-    batches = partial(numbered_batches, size=2000)
-    outcome = run(tmp_path, network, losses, batches, steps=1, micro_batch=2000, round_features=round_features)
-    assert (values[0] <= 256) == round_features
-    assert len(outcome.network.train()(torch.rand(1, 1, 40, 40)).unique()) > 1000
 
 
 @pytest.mark.parametrize('freeze_norm', [True, False])

@@ -20,7 +20,6 @@ from superpoint_training.distributed import World
 from superpoint_training.failures import TrainingError, device_lost, first_line
 from superpoint_training.interruptible import Interruptible
 from superpoint_training.journal import Curves, Journal
-from superpoint_training.rounding import round_features
 
 MOST_BAD_STEPS = 100
 """Steps in a row without a finite gradient that end a run."""
@@ -43,7 +42,6 @@ class LoopConfig:
         gradient_norm: longest gradient; longer ones are scaled down.
         average: decay a step of the running average of the weights, which is what a training gives.
         freeze_norm: normalise by BatchNorm's running statistics and leave them as they are.
-        round_features: round features to 8 bits, as engines on int8 will; a tenth more time.
         validate_every: steps between two validations; 0 for none.
         watch: the validated figure, higher being better, by which the best weights are kept; '' keeps the last.
         patience: validations in a row without a new best that end the run; 0 for never.
@@ -61,7 +59,6 @@ class LoopConfig:
     gradient_norm: float = 5.0
     average: float = 0.998
     freeze_norm: bool = False
-    round_features: bool = False
     validate_every: int = 0
     watch: str = ''
     patience: int = 0
@@ -121,8 +118,6 @@ class _Run:
                 module.eval()
         self.config, self.world, self.settings = config, world, settings
         self.average = Average(network, config.average)
-        if config.round_features:
-            round_features(network)
         self.accumulator = Accumulator(network, config.micro_batch, world)
         self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         self.step, self.seconds, self.bad_in_a_row = 0, 0.0, 0
