@@ -15,8 +15,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     loop = {'steps': 3, 'batch_size': 2, 'workers': 0}
     write_config(configs / 'magicpoint.yaml', loop=loop, shapes={'height': 64, 'width': 64})
     (configs / 'labels.yaml').write_text('views: 2\nthreshold: 0.0001\nmin_views: 1')
-    networks = ('superpoint', 'superpoint_small')
-    trainings = [network + stage for network in networks for stage in ('_frontal', '_tilted', '')]
+    trainings = [network + training for network, every in route.TRAININGS.items() for training in every]
     for name in ('teacher', 'labeller', *trainings):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
@@ -27,7 +26,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
     assert route.main(words) == 1
     assert 'teacher' in capsys.readouterr().err
-    for name in networks:
+    for name in route.TRAININGS:
         assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'superpoint'
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from superpoint_ros.share import share_directory
@@ -38,6 +39,12 @@ class Stage:
     options: tuple[str, ...] = ()
 
 
+TRAININGS = {
+    'superpoint': ('_frontal', '_tilted', ''),
+    'superpoint_small': ('_frontal', '_tilted', '_strided', ''),
+}
+"""Of both networks, each from the weights of the one before: on views from the front, on tilted ones, with a first
+convolution that strides; and the small one's descriptors learn to tell sizes apart."""
 ROUTE = (
     Stage('magicpoint.safetensors', 'magicpoint', 'magicpoint.yaml', {}),
     Stage('labels_1.npz', 'label', 'labels.yaml', {'weights': 'magicpoint.safetensors'}, ('--limit', '2500')),
@@ -54,30 +61,17 @@ ROUTE = (
         'labels_3.npz', 'label', 'labels.yaml',
         {'weights': 'labeller.safetensors'}, ('--set', 'views=10', 'threshold=0.03'),
     ),
-    Stage('superpoint_frontal.safetensors', 'superpoint', 'superpoint_frontal.yaml', {'labels': 'labels_3.npz'}),
-    Stage(
-        'superpoint_tilted.safetensors', 'superpoint', 'superpoint_tilted.yaml',
-        {'labels': 'labels_3.npz', 'from': 'superpoint_frontal.safetensors'},
-    ),
-    Stage(
-        'superpoint.safetensors', 'superpoint', 'superpoint.yaml',
-        {'labels': 'labels_3.npz', 'from': 'superpoint_tilted.safetensors'},
-    ),
-    Stage(
-        'superpoint_small_frontal.safetensors', 'superpoint', 'superpoint_small_frontal.yaml',
-        {'labels': 'labels_3.npz'},
-    ),
-    Stage(
-        'superpoint_small_tilted.safetensors', 'superpoint', 'superpoint_small_tilted.yaml',
-        {'labels': 'labels_3.npz', 'from': 'superpoint_small_frontal.safetensors'},
-    ),
-    Stage(
-        'superpoint_small.safetensors', 'superpoint', 'superpoint_small.yaml',
-        {'labels': 'labels_3.npz', 'from': 'superpoint_small_tilted.safetensors'},
+    *(
+        Stage(
+            f'{network}{training}.safetensors', 'superpoint', f'{network}{training}.yaml',
+            {'labels': 'labels_3.npz'} | ({} if before is None else {'from': f'{network}{before}.safetensors'}),
+        )
+        for network, trainings in TRAININGS.items()
+        for before, training in pairwise((None, *trainings))
     ),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, and
-the two networks, first on views from the front, then on tilted ones, then with a first convolution that strides."""
+the trainings of the two networks."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
