@@ -42,7 +42,7 @@ setup(
         'PyYAML',
         'rosbags>=0.10',
         'safetensors>=0.4',
-        'torch>=2.4',
+        'torch>=2.1',
     ],
     extras_require={
         # rclpy and the messages for machines without a ROS distribution.

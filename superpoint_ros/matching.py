@@ -6,14 +6,10 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import torch
 
 from superpoint_ros.detector import Features, Neighbours
-from superpoint_ros.keypoints import TINY
-from superpoint_ros.processor import multiplies_int8
 from superpoint_ros.pyramid import LEVEL_COST
 
-HAS_INT8 = multiplies_int8() and hasattr(torch, '_int_mm')  # not among torch's public names
 FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
 
 
@@ -74,12 +70,9 @@ def match(query: Features, train: Features, settings: MatchSettings | None = Non
     known = query.neighbours
     if known is not None and known.among == train.serial != 0 and not settings.search_radius:
         return _known_matches(known, settings)
-    if HAS_INT8 and not settings.search_radius and settings.max_ratio == 1:
-        rows, columns, similarities = _nearest_by_int8(query, train, settings.min_similarity)
-    else:
-        similarity = similarity_matrix(query, train, settings.search_radius)
-        rows, columns = mutual_nearest(similarity, settings.min_similarity, settings.max_ratio)
-        similarities = similarity[rows, columns]
+    similarity = similarity_matrix(query, train, settings.search_radius)
+    rows, columns = mutual_nearest(similarity, settings.min_similarity, settings.max_ratio)
+    similarities = similarity[rows, columns]
     return Matches(rows.astype(np.int32), columns.astype(np.int32), similarities, np.ones(len(rows), bool))
 
 
@@ -97,7 +90,9 @@ def similarity_matrix(query: Features, train: Features, search_radius: float = 0
 
     That is more than `search_radius` pixels, unless it is 0.
     """
-    q, t = _with_levels(query, train)
+    q, t = query.descriptors, train.descriptors
+    if query.levels.any() or train.levels.any():
+        q, t = _with_levels(query, train)
     similarity = q @ t.T
     if search_radius:
         np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
@@ -105,48 +100,15 @@ def similarity_matrix(query: Features, train: Features, search_radius: float = 0
 
 
 def _with_levels(query: Features, train: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Descriptors and a few columns more, as small as theirs, whose products are -LEVEL_COST |q - t|.
-
-    With u = 1 for the steps k that a level is beyond and -1 for the others, |q - t| is the sum of (1 - u_q u_t) / 2.
-    """
+    """Descriptors and a few columns more, whose products are -LEVEL_COST |q - t|, that is q + t - 2 min(q, t)."""
     steps = np.arange(max(query.levels.max(initial=0), train.levels.max(initial=0)))
-    if not len(steps):
-        return query.descriptors, train.descriptors
-    half = np.float32(np.sqrt(LEVEL_COST / 2))
-    columns = []
-    for features, sign in ((query, 1), (train, -1)):
-        beyond = np.where(features.levels[:, None] > steps, half, -half)
-        rest = np.full((len(features), 1), sign * half * np.sqrt(len(steps)), np.float32)
-        columns.append(np.hstack([features.descriptors, beyond, rest]))
-    return columns[0], columns[1]
-
-
-def _nearest_by_int8(
-    query: Features, train: Features, min_similarity: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `mutual_nearest` finds in the similarity matrix, but for some 2 pairs in 1000: rows, columns, similarities.
-
-    Descriptors rounded to 8 bits say which are nearest, in half the time; the similarities are exact.
-    """
-    q, t = _with_levels(query, train)
-    rows, columns = mutual_nearest(_int8_products(q, t), min_similarity=-np.inf)
-    similarities = np.einsum('md,md->m', q[rows], t[columns])
-    kept = similarities >= min_similarity
-    return rows[kept], columns[kept], similarities[kept]
-
-
-def _int8_products(q: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Products of the rows of [Q, D] and [T, D], each of the two rounded to 255 steps: [Q, T] int32, of any unit."""
-    first, second = (
-        torch.from_numpy(np.rint(rows * (127 / max(np.abs(rows).max(initial=0), TINY))).astype(np.int8))
-        for rows in (q, t)
+    q_reached, t_reached = (features.levels[:, None] > steps for features in (query, train))
+    q = np.column_stack([2 * q_reached, -query.levels.astype(np.float32), -np.ones(len(query))])
+    t = np.column_stack([t_reached, np.ones(len(train)), train.levels])
+    return (
+        np.hstack([query.descriptors, np.float32(LEVEL_COST) * q.astype(np.float32)]),
+        np.hstack([train.descriptors, t.astype(np.float32)]),
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # further ones would spin on after the product, on the cores of the network
-    try:
-        return torch._int_mm(first, second.T).numpy()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _squared_distances(query: Features, train: Features) -> np.ndarray:

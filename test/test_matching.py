@@ -7,7 +7,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from superpoint_ros import matching
 from superpoint_ros.detector import Features
 from superpoint_ros.matching import Matches, MatchSettings, match, mutual_nearest, similarity_matrix, verify
 
@@ -108,29 +107,6 @@ def test_each_level_between_features_takes_as_much_off_their_similarity(seed):
             apart = abs(int(query.levels[row]) - int(train.levels[column]))
             expected = query.descriptors[row] @ train.descriptors[column] - 0.05 * apart
             assert similarity[row, column] == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.skipif(not matching.HAS_INT8, reason='this processor has no instructions for products of 8 bits')
-@pytest.mark.parametrize('levels', [1, 4])
-def test_eight_bits_find_the_neighbours_that_floats_find(levels, monkeypatch):
-    """And say how similar they are to the last digit; only pairs that are nearly as good as another may differ."""
-    rng = np.random.default_rng(levels)
-    things = rng.normal(size=(600, 128))
-    seen = things + rng.normal(scale=1.5, size=(2, *things.shape))
-    seen /= np.linalg.norm(seen, axis=2, keepdims=True)
-    query, train = (make_features(rows, levels=rng.integers(0, levels, len(rows))) for rows in seen)
-    settings = MatchSettings(min_similarity=0.25)
-    rounded = similarity_by_pair(match(query, train, settings))
-    monkeypatch.setattr(matching, 'HAS_INT8', False)
-    exact = similarity_by_pair(match(query, train, settings))
-    same = sorted(set(rounded) & set(exact))
-    assert 300 < len(exact) < 600
-    assert len(same) >= 0.98 * max(len(rounded), len(exact))
-    np.testing.assert_allclose([rounded[pair] for pair in same], [exact[pair] for pair in same], atol=1e-5)
-
-
-def similarity_by_pair(matches):
-    return dict(zip(zip(matches.query, matches.train, strict=True), matches.similarity, strict=True))
 
 
 def test_a_corner_of_several_levels_is_matched_level_by_level():
