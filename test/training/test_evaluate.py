@@ -120,6 +120,13 @@ def test_a_changed_threshold_needs_no_new_predictions(pairs, tmp_path):
     assert changed['detectors']['sift']['repeatability'] < first['detectors']['sift']['repeatability']
 
 
+def test_levels_reach_our_networks(pairs, tmp_path):
+    arguments = ['--pairs', pairs, '--detectors', 'superpoint_small', '--device', 'cpu', '--levels', 2]
+    results = run(tmp_path / 'out', *arguments, '--levels-per-octave', 3)
+    description = results['detectors']['superpoint_small']['description']
+    assert description.endswith(', 2 levels, 3 an octave')
+
+
 def test_sequences_add_relative_poses(sequence, tmp_path):
     results = run(tmp_path / 'out', '--sequence', sequence, '--gaps', 3, 1, '--detectors', 'sift', 'fast')
     poses = results['detectors']['sift']['relative_pose']['corridor']

@@ -1,6 +1,7 @@
 """The route to the shipped weights, and their publication."""
 
 import json
+from itertools import pairwise
 
 from tiny import write_config
 
@@ -22,7 +23,13 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     assert route.main([*words, '--until', 'labels_1.npz']) == 0
     assert not (tmp_path / 'runs' / 'teacher.safetensors').exists()
     assert route.main([*words, '--minutes', '0.0']) == 3
+    capsys.readouterr()
     assert route.main(words) == 0
+    printed = capsys.readouterr().out
+    for network, every in route.TRAININGS.items():
+        for before, training in pairwise(every):
+            stage = printed.partition(f'-- {network}{training}.safetensors')[2].partition('\n-- ')[0]
+            assert f'start from {tmp_path / "runs" / network}{before}.safetensors' in stage
     write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
     assert route.main(words) == 1
     assert 'teacher' in capsys.readouterr().err
