@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,11 @@ import cv2
 import numpy as np
 
 from superpoint_ros.device_sessions import Sessions
-from superpoint_ros.engines import Maps, engine_errors, load_engine
-from superpoint_ros.keypoints import (
-    KeypointSettings,
-    best_rows,
-    sample_descriptors,
-    select_cell_keypoints,
-    select_keypoints,
-)
+from superpoint_ros.engines import engine_errors, load_engine
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.levels import Level, describe, find_keypoints
 from superpoint_ros.networks import KeypointNetwork, load_network
-from superpoint_ros.pyramid import enlarge, shrink, shrink_mask
+from superpoint_ros.pyramid import shrink, shrink_mask
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -162,27 +156,23 @@ class Detector:
             return self._find(self.engine.sessions, greys, masks, stopwatch)
         per_octave = self.settings.levels_per_octave
         views = [  # level by level, so that images of one size follow one another
-            (row, level, shrink(grey, level, per_octave), shrink_mask(mask, level, per_octave))
+            (row, shrink(grey, level, per_octave), shrink_mask(mask, level, per_octave))
             for level in range(self.settings.levels)
             for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
         ]
-        found: list[list[Features]] = [[] for _ in greys]
-        padded = [pad(view, self.stride) for _, _, view, _ in views]
-        for (row, level, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
-            stopwatch.lap('network')
-            features = self._features(maps, view.shape, mask, stopwatch)
-            keypoints = enlarge(features.keypoints, view.shape, greys[row].shape)
-            levels = np.full(len(features), level, np.uint8)
-            found[row].append(replace(features, keypoints=keypoints, levels=levels))
-        return [self._best(every) for every in found]
+        levels: list[list[Level]] = [[] for _ in greys]
+        padded = [pad(view, self.stride) for _, view, _ in views]
+        for (row, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
+            levels[row].append(Level(view.shape, mask, maps))
+        stopwatch.lap('network')
+        return [self._features(every, stopwatch) for every in levels]
 
-    def _best(self, levels: Sequence[Features]) -> Features:
-        """The best features of all levels of an image, best first; of equal ones that of the larger level first."""
-        if len(levels) == 1:
-            return levels[0]
-        together = reduce(Features.join, levels)
-        x, y = np.floor(together.keypoints + 0.5).astype(np.intp).T
-        return together.take(best_rows(x, y, together.scores, self.settings))
+    def _features(self, levels: Sequence[Level], stopwatch: Stopwatch) -> Features:
+        keypoints, scores, numbers = find_keypoints(levels, self.settings, self.stride)
+        stopwatch.lap('keypoints')
+        descriptors = describe(levels, keypoints, numbers, self.settings, self.stride)
+        stopwatch.lap('descriptors')
+        return Features(keypoints, scores, descriptors, numbers)
 
     def _find(
         self,
@@ -205,21 +195,6 @@ class Detector:
             )
             for found in every
         ]
-
-    def _features(self, maps: Maps, shape: tuple[int, ...], mask: np.ndarray | None, stopwatch: Stopwatch) -> Features:
-        height, width = shape
-        if maps.offsets is None:
-            # Cropped before suppression, so that nothing in the padding competes with the image.
-            keypoints, scores = select_keypoints(maps.scores[:height, :width], self.settings, mask)
-        else:
-            keypoints, scores = select_cell_keypoints(
-                maps.scores, maps.offsets, self.stride, shape, self.settings, mask
-            )
-        stopwatch.lap('keypoints')
-        padded_height = height + -height % self.stride
-        descriptors = sample_descriptors(maps.descriptors, keypoints, padded_height // len(maps.descriptors))
-        stopwatch.lap('descriptors')
-        return Features(keypoints, scores, descriptors)
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

@@ -19,12 +19,14 @@ from superpoint_ros.on_device import (
     Neighbours,
     allowed_pixels,
     best_of,
+    blended,
+    highest_around,
     nearest_neighbours,
     sample_descriptors,
     select_cell_keypoints,
     select_keypoints,
 )
-from superpoint_ros.pyramid import area_weights, level_shape, shrink_mask
+from superpoint_ros.pyramid import area_weights, blend_weights, covering_pixels, level_shape, shrink_mask
 
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
@@ -58,6 +60,17 @@ class Found(NamedTuple):
     """Number of the earlier features; 0 where there are none."""
 
 
+class DeviceMaps(NamedTuple):
+    """What `engines.Maps` holds, of a batch."""
+
+    scores: Tensor
+    """[B, H, W] float32, without padding; or [B, h, w] of cells."""
+    descriptors: Tensor
+    """[B, H / s, W / s, D]."""
+    offsets: Tensor | None
+    """[B, h, w, 2] float32 of a network with a keypoint in every cell."""
+
+
 class DevicePath(nn.Module):
     """From bytes to features and their neighbours among those of the images before, without a look from the host."""
 
@@ -75,35 +88,69 @@ class DevicePath(nn.Module):
             for level in smaller
         ]
         self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in smaller]
+        self._blend = torch.from_numpy(blend_weights(settings.levels_per_octave)).to(device)
+        self._beside = [
+            {
+                other: [
+                    torch.from_numpy(covering_pixels(*sides)).to(device)
+                    for sides in zip(level, self.shapes[other], strict=True)
+                ]
+                for other in (number - 1, number + 1)
+                if 0 <= other < settings.levels
+            }
+            for number, level in enumerate(self.shapes)
+        ]
+        """Of each level, by number of one beside it: which rows and which columns of that one its own lie in."""
 
     def forward(
         self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
     ) -> tuple[DeviceFeatures, Neighbours]:
         """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
         images = images.float()
-        levels = [self._level(level, images, where) for level, where in enumerate(allowed)]
-        features = levels[0] if len(levels) == 1 else best_of(levels)
+        levels = [self._maps(level, images) for level in range(len(self.shapes))]
+        found = [self._keypoints(number, levels, where) for number, where in enumerate(allowed)]
+        keypoints, scores, numbers = best_of(found)
+        described = [self._describe(number, level, keypoints) for number, level in enumerate(levels)]
+        descriptors = described[0] if len(levels) == 1 else blended(described, numbers, self._blend)
+        features = DeviceFeatures(keypoints, scores, descriptors, numbers)
         return features, nearest_neighbours(features, earlier)
 
-    def _level(self, level: int, images: Tensor, allowed: Tensor) -> DeviceFeatures:
-        """The features of images [B, H, W] at one of their levels."""
+    def _maps(self, level: int, images: Tensor) -> DeviceMaps:
+        """What the network says about images [B, H, W] at one of their levels."""
         if level:
             down, across = self._weights[level - 1]
             images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
         height, width = images.shape[1:]
         # The last row and column again, up to whole cells: padding that makes no edge.
         whole = pad(images[:, None], (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
-        scores, descriptor_map, *offsets = self.maps(whole)
+        scores, descriptors, *offsets = self.maps(whole)
         if offsets:
-            keypoints, best = select_cell_keypoints(scores, offsets[0], STRIDE, allowed, self.settings)
+            return DeviceMaps(scores, descriptors, offsets[0])
+        # Cropped before suppression, so that nothing in the padding competes with the image.
+        return DeviceMaps(scores[:, :height, :width], descriptors, None)
+
+    def _keypoints(self, number: int, levels: Sequence[DeviceMaps], allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """The keypoints of a level, in pixels of the image, and their scores."""
+        scores, _, offsets = levels[number]
+        if offsets is None:
+            beside = [
+                highest_around(levels[other].scores)[:, rows][:, :, columns]
+                for other, (rows, columns) in self._beside[number].items()
+            ]
+            keypoints, best = select_keypoints(scores, allowed, self.settings, beside)
         else:
-            # Cropped before suppression, so that nothing in the padding competes with the image.
-            keypoints, best = select_keypoints(scores[:, :height, :width], allowed, self.settings)
-        stride = whole.shape[2] // descriptor_map.shape[1]
-        descriptors = sample_descriptors(descriptor_map, keypoints, stride)
-        if level:
-            keypoints = (keypoints + 0.5) * self._factors[level - 1] - 0.5
-        return DeviceFeatures(keypoints, best, descriptors, torch.full_like(best, level, dtype=torch.int64))
+            keypoints, best = select_cell_keypoints(scores, offsets, STRIDE, allowed, self.settings)
+        if number:
+            keypoints = (keypoints + 0.5) * self._factors[number - 1] - 0.5
+        return keypoints, best
+
+    def _describe(self, number: int, level: DeviceMaps, keypoints: Tensor) -> Tensor:
+        if number:
+            keypoints = (keypoints + 0.5) / self._factors[number - 1] - 0.5
+        height = self.shapes[number][0]
+        return sample_descriptors(
+            level.descriptors, keypoints, (height + -height % STRIDE) // level.descriptors.shape[1]
+        )
 
 
 class Session:

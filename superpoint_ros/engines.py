@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,7 +28,7 @@ from superpoint_ros.processor import multiplies_int8
 if openvino is not None:
     from superpoint_ros.quantisation import quantise
 
-MOST_SIZES = 16
+MOST_SIZES = 32
 """Image sizes for which a compiled graph is kept."""
 
 ENGINES = ('auto', 'torch', 'openvino')
@@ -39,7 +40,7 @@ class EngineError(RuntimeError):
 
 
 class Maps(NamedTuple):
-    """What the network says about one image; the arrays are valid until the engine produces the next maps."""
+    """What the network says about one image; the arrays are valid until the engine is asked for maps again."""
 
     scores: np.ndarray
     """[H, W] float32, probability that the pixel is a keypoint; of a network with one in every cell [H / 8, W / 8]."""
@@ -198,12 +199,15 @@ class OpenVINOEngine:
             )
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
+        to_come = Counter(image.shape for image in images)
         for image in images:
+            to_come[image.shape] -= 1
             with engine_errors(self.description):
                 request = self._request(image.shape)
                 request.infer([image[None, None]])
                 outputs = [tensor.data[0] for tensor in request.output_tensors]
-            yield Maps(*outputs)
+            # A request answers into the same memory each time.
+            yield Maps(*[output.copy() for output in outputs] if to_come[image.shape] else outputs)
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s."""

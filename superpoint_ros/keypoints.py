@@ -6,15 +6,17 @@ A cell of stride s has its centre at s * (k + 0.5) - 0.5. Keypoints are (x, y).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from superpoint_ros.pyramid import PER_OCTAVE
+from superpoint_ros.pyramid import PER_OCTAVE, covering_pixels
 
 TINY = 1e-12  # keeps logarithms and quotients finite
-MOST_LEVELS = 8
+LEAST_BESIDE = 1e-4  # a score in another level that counts for nothing
+MOST_LEVELS = 12
 MOST_PER_OCTAVE = 4
 
 
@@ -28,7 +30,7 @@ class KeypointSettings:
     max_keypoints: int = 1000
     """At most this many, the best first."""
     detection_threshold: float = 0.005
-    """Scores must exceed this probability."""
+    """Scores must exceed this probability, each in its own level."""
     nms_radius: int = 4
     """No two keypoints are closer than this along both axes, in pixels."""
     border: int = 4
@@ -37,15 +39,16 @@ class KeypointSettings:
     """Refine positions by a quadratic fit."""
     spread: int = 0
     """Side in pixels of the grid cells over which keypoints are spread evenly; 0 takes the best anywhere."""
-    levels: int = 4
+    levels: int = 6
     """Sizes at which the image is looked at, each smaller than the one before; see `levels_per_octave`.
 
-    Things are then found again when they come nearer, and positions are more exact. Keypoints of all levels compete by
-    score, and a place may have one in each, which suppression, border and sub-pixel positions see in the pixels of its
-    level. 1 is the image alone and takes a bit over half as long as 4.
+    Things are then found again when they come nearer, and positions are more exact. A place may have a keypoint in each
+    level, which suppression, border and sub-pixel positions see in the pixels of its level. Keypoints of all levels
+    compete by score, of which half is what the levels beside say of the place; and descriptors are blended with those
+    of the levels around, see `pyramid.blend_weight`. 1 is the image alone and takes half as long as 6.
     """
     levels_per_octave: int = PER_OCTAVE
-    """Levels from one size to half of it. With 3, and 6 levels, more matches are right and positions more exact, for a
+    """Levels from one size to half of it. With 3, and 9 levels, more matches are right and positions more exact, for a
     third more time; the same number of keypoints covers less of the image."""
 
     def __post_init__(self) -> None:
@@ -63,24 +66,45 @@ class KeypointSettings:
 
 
 def select_keypoints(
-    score_map: np.ndarray, settings: KeypointSettings, mask: np.ndarray | None = None
+    score_map: np.ndarray,
+    settings: KeypointSettings,
+    mask: np.ndarray | None = None,
+    beside: Sequence[np.ndarray] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The keypoints of one image, best first; equal scores in raster order.
 
-    score_map: [H, W] float32 probabilities. mask: [H, W], zero where no keypoint is wanted.
-    Returns keypoints [N, 2] float32 (x, y) and scores [N] float32, the values at the unrefined pixels.
+    score_map: [H, W] float32 probabilities. mask: [H, W], zero where no keypoint is wanted. beside: the
+    `highest_around` of the score maps of the levels next to this one, of their own shapes.
+    Returns keypoints [N, 2] float32 (x, y) and scores [N] float32: the values at the unrefined pixels, or of those and
+    what the levels beside say the geometric mean, in which they count half and all others together as much.
     Border and mask are applied after suppression: a response there still suppresses its weaker neighbours.
     """
     y, x = np.divmod(find_peaks(score_map, settings.nms_radius, settings.detection_threshold), score_map.shape[1])
     allowed = _are_allowed(x, y, score_map.shape, settings.border, mask)
     x, y = x[allowed], y[allowed]
     scores = score_map[y, x]
+    if beside:
+        scores = np.sqrt(scores * _beside(x, y, score_map.shape, beside))
     order = best_rows(x, y, scores, settings)
     x, y = x[order], y[order]
     keypoints = np.stack([x, y], axis=1).astype(np.float32)
     if settings.subpixel:
         keypoints += subpixel_offsets(score_map, x, y)
     return keypoints, scores[order]
+
+
+def highest_around(score_map: np.ndarray) -> np.ndarray:
+    """[H, W] float32: the highest score of each pixel and those that touch it."""
+    return cv2.dilate(score_map, np.ones((3, 3), np.uint8))
+
+
+def _beside(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...], maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Geometric mean [N] float32 of what maps of other sizes hold at pixels [N] of a map of that shape."""
+    product = np.ones(len(x), np.float32)
+    for other in maps:
+        rows, columns = (covering_pixels(*sides) for sides in zip(shape, other.shape, strict=True))
+        product *= np.maximum(other[rows[y], columns[x]], np.float32(LEAST_BESIDE))
+    return product ** np.float32(1 / len(maps))
 
 
 def select_cell_keypoints(
@@ -213,6 +237,10 @@ def sample_descriptors(descriptor_map: np.ndarray, keypoints: np.ndarray, stride
     columns = np.stack([low[:, 0], high[:, 0], low[:, 0], high[:, 0]], axis=1)
     rows = np.stack([low[:, 1], low[:, 1], high[:, 1], high[:, 1]], axis=1)
     corners = descriptor_map.reshape(-1, dimension)[rows * width + columns].astype(np.float32, copy=False)
-    sampled = (weights.astype(np.float32)[:, None] @ corners)[:, 0]
-    norms = np.sqrt(np.einsum('nd,nd->n', sampled, sampled))
-    return sampled / np.maximum(norms, TINY)[:, None]
+    return unit((weights.astype(np.float32)[:, None] @ corners)[:, 0])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [N, D] float32 scaled to unit length; zeros stay."""
+    norms = np.sqrt(np.einsum('nd,nd->n', vectors, vectors))
+    return vectors / np.maximum(norms, TINY)[:, None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, normalize, pad
 
-from superpoint_ros.keypoints import TINY, KeypointSettings
+from superpoint_ros.keypoints import LEAST_BESIDE, TINY, KeypointSettings
 from superpoint_ros.pyramid import LEVEL_COST
 
 
@@ -43,25 +43,37 @@ class Neighbours(NamedTuple):
     """[B, K] float32, that of the second most similar; -inf where there is only one."""
 
 
-def select_keypoints(scores: Tensor, allowed: Tensor, settings: KeypointSettings) -> tuple[Tensor, Tensor]:
+def select_keypoints(
+    scores: Tensor, allowed: Tensor, settings: KeypointSettings, beside: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Suppression, the best keypoints and their sub-pixel positions; see `keypoints.select_keypoints`.
 
     Args:
         scores: [B, H, W] float32.
         allowed: [B, H, W] bool, where keypoints may be.
         settings: `spread` is not looked at.
+        beside: [B, H, W] float32 each, what the levels beside say of these pixels: `highest_around`, looked up.
 
     Returns:
         keypoints [B, K, 2] float32 and scores [B, K] float32, 0 where there are fewer.
     """
     width = scores.shape[-1]
     peaks = _are_peaks(scores, settings.nms_radius) & (scores > settings.detection_threshold) & allowed
-    best, index = _best((scores * peaks).flatten(1), settings.max_keypoints)
+    ranked = scores
+    if beside:
+        product = torch.stack([other.clamp(min=LEAST_BESIDE) for other in beside]).prod(0)
+        ranked = (scores * product ** (1 / len(beside))).sqrt()
+    best, index = _best((ranked * peaks).flatten(1), settings.max_keypoints)
     y, x = index // width, index % width
     keypoints = torch.stack([x, y], dim=-1).float()
     if settings.subpixel:
         keypoints = keypoints + _subpixel_offsets(scores, x, y)
     return keypoints, best
+
+
+def highest_around(scores: Tensor) -> Tensor:
+    """[B, H, W]: the highest score of each pixel and those that touch it."""
+    return max_pool2d(scores[:, None], 3, stride=1, padding=1)[:, 0]
 
 
 def select_cell_keypoints(
@@ -158,17 +170,28 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -
     return normalize(sampled, dim=-1, eps=TINY).to(descriptor_map.dtype)
 
 
-def best_of(levels: Sequence[DeviceFeatures]) -> DeviceFeatures:
-    """The best of several levels' features, as many as each has: see `detector.Detector`."""
-    keypoints, scores, descriptors, sizes = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
-    best, index = _best(scores, levels[0].scores.shape[1])
-    rows = index[..., None]
-    return DeviceFeatures(
-        keypoints.gather(1, rows.expand(-1, -1, 2)),
-        best,
-        descriptors.gather(1, rows.expand(-1, -1, descriptors.shape[-1])),
-        sizes.gather(1, index),
-    )
+def best_of(levels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of the keypoints [B, K, 2] and scores [B, K] of every level, and the levels [B, K] int64 of those."""
+    keypoints, scores = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+    count = levels[0][1].shape[1]
+    best, index = _best(scores, count)
+    return keypoints.gather(1, index[..., None].expand(-1, -1, 2)), best, index // count
+
+
+def blended(levels: Sequence[Tensor], numbers: Tensor, weights: Tensor) -> Tensor:
+    """Descriptors of unit length, in the first's type, of those in every level; see `levels.describe`.
+
+    Args:
+        levels: [B, K, D] each, of the same keypoints.
+        numbers: [B, K] int64, of the levels that the keypoints were found in.
+        weights: [W] float32, by levels apart; those farther apart count for nothing.
+    """
+    total = torch.zeros_like(levels[0], dtype=torch.float32)
+    for number, descriptors in enumerate(levels):
+        apart = (numbers - number).abs()
+        counted = weights[apart.clamp(max=len(weights) - 1)] * (apart < len(weights))
+        total = total + counted[..., None] * descriptors.float()
+    return normalize(total, dim=-1, eps=TINY).to(levels[0].dtype)
 
 
 def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None) -> np.ndarray:

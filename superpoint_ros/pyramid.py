@@ -7,9 +7,18 @@ import numpy as np
 
 PER_OCTAVE = 2
 """Levels from one size of the image to half of it, unless another number is asked for."""
-LEVEL_COST = 0.05
+LEVEL_COST = 0.08
 """What each level between two features takes off their similarity. A corner is often found in several levels, with
 descriptors that hardly differ; so it is the same ones of two images that match, and none stands in another's way."""
+
+
+def blend_weights(per_octave: int = PER_OCTAVE) -> np.ndarray:
+    """[per_octave + 1] float32: what a descriptor in a keypoint's own level counts, in one beside it, to an octave.
+
+    Descriptors of several sizes of a place, added up, match better than any of them, for no two pictures show the place
+    in just the sizes that the levels have (Dong and Soatto 2015, Domain-Size Pooling in Local Descriptors).
+    """
+    return (4.0 ** -(np.arange(per_octave + 1) / per_octave)).astype(np.float32)
 
 
 def step(per_octave: int = PER_OCTAVE) -> float:
@@ -38,12 +47,17 @@ def shrink_mask(mask: np.ndarray | None, level: int, per_octave: int = PER_OCTAV
     return shrink((mask != 0).astype(np.float32), level, per_octave) > 0.9999
 
 
-def enlarge(keypoints: np.ndarray, level: tuple[int, ...], image: tuple[int, ...]) -> np.ndarray:
-    """Keypoints [N, 2] (x, y) of a level to the image's pixels; both shapes are (height, width)."""
-    if level == image:
+def rescale(keypoints: np.ndarray, of: tuple[int, ...], onto: tuple[int, ...]) -> np.ndarray:
+    """Keypoints [N, 2] float32 (x, y) of one level, or the image, to another's pixels; both shapes (height, width)."""
+    if of == onto:
         return keypoints
-    factor = np.array([image[1] / level[1], image[0] / level[0]], np.float32)
+    factor = np.array([onto[1] / of[1], onto[0] / of[0]], np.float32)
     return (keypoints + np.float32(0.5)) * factor - np.float32(0.5)
+
+
+def covering_pixels(count: int, onto: int) -> np.ndarray:
+    """[count] int64: for each of `count` pixels in a row that one of `onto` in the same row that covers its middle."""
+    return (2 * np.arange(count, dtype=np.int64) + 1) * onto // (2 * count)
 
 
 def area_weights(count: int, onto: int) -> np.ndarray:

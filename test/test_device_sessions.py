@@ -52,19 +52,34 @@ def nearest(points, others):
 def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4, share=1.0):
     """But for the order of keypoints whose scores agree to rounding; tolerances of positions, scores, descriptors.
 
-    share: of keypoints whose positions keep to it; where a peak is flat a grey level more moves its middle.
+    share: of keypoints whose positions and scores keep to it: where a peak is flat a grey level more moves its middle,
+    perhaps to the next pixel, which is another one of the levels beside, too.
     """
     assert len(features) == len(expected)
     if not len(expected):
         return
-    distance, row = nearest(expected.keypoints, features.keypoints)
+    ours, theirs = (np.column_stack([each.keypoints, 1000.0 * each.levels]) for each in (features, expected))
+    distance, row = nearest(theirs, ours)
     assert len(np.unique(row)) == len(row)
     assert np.mean(distance < pixels) >= share
     assert distance.max() < 0.5
-    np.testing.assert_allclose(features.scores, expected.scores, rtol=relative)
-    np.testing.assert_allclose(features.scores[row], expected.scores, rtol=relative)
+    assert np.mean(np.isclose(features.scores[row], expected.scores, rtol=relative)) >= share
     np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=absolute)
     np.testing.assert_array_equal(features.levels[row], expected.levels)
+
+
+@pytest.mark.parametrize(('name', 'levels'), [('superpoint', 1), ('superpoint', 2), ('goodpoint', 2)])
+def test_sizes_that_halve_exactly_give_the_same_features_both_ways(name, levels):
+    by_maps, by_sessions = both_ways(
+        make_network(name), detection_threshold=0.016, max_keypoints=150, levels=levels, levels_per_octave=1
+    )
+    images = [photograph(96, 128), photograph(96, 128, seed=1), photograph(64, 96)]
+    mask = np.ones((96, 128), np.uint8)
+    mask[:40, :30] = 0
+    every = zip(*(way.detect_batch(images, [None, mask, None]) for way in (by_sessions, by_maps)), strict=True)
+    for features, expected in every:
+        assert_same(features, expected)
+        assert set(features.levels) == set(range(levels))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +98,7 @@ def test_both_ways_find_the_same_features(name, levels):
         found = by_sessions.detect_batch(images, masks)
         for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
             # Of a level in the ratio of small numbers, one pixel in thirty lies between two grey levels.
-            assert_same(features, expected, *((0.05, 0.03, 0.02, 0.95) if levels > 1 else ()))
+            assert_same(features, expected, *((0.05, 0.03, 0.02, 0.9) if levels > 1 else ()))
             assert len(np.unique(features.levels)) == levels or len(features) < 20
         masks = [mask, None, None, None]
     assert len(found[0]) > 20

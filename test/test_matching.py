@@ -105,7 +105,7 @@ def test_each_level_between_features_takes_as_much_off_their_similarity(seed):
     for row in range(9):
         for column in range(7):
             apart = abs(int(query.levels[row]) - int(train.levels[column]))
-            expected = query.descriptors[row] @ train.descriptors[column] - 0.05 * apart
+            expected = query.descriptors[row] @ train.descriptors[column] - 0.08 * apart
             assert similarity[row, column] == pytest.approx(expected, abs=1e-5)
 
 

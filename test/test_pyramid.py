@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from textures import photograph
 
 import superpoint_ros
-from superpoint_ros.detector import Detector
-from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.detector import Detector, pad
+from superpoint_ros.keypoints import KeypointSettings, sample_descriptors
 from superpoint_ros.networks import SuperPointConfig
-from superpoint_ros.pyramid import area_weights, enlarge, level_shape, shrink, shrink_mask
+from superpoint_ros.pyramid import area_weights, covering_pixels, level_shape, rescale, shrink, shrink_mask
 
 IMAGE = photograph(120, 168)
 
@@ -51,10 +51,17 @@ def test_pixel_areas_as_weights_are_opencv_s(height, width, level, seed):
     assert np.mean(difference != 0) < 0.05
 
 
+@given(st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_a_pixel_s_middle_lies_in_the_pixel_that_covers_it(count, onto):
+    for pixel, covering in enumerate(covering_pixels(count, onto)):
+        assert covering <= (pixel + 0.5) / count * onto < covering + 1
+
+
 def test_the_first_level_is_the_image_itself():
     assert shrink(IMAGE, 0) is IMAGE
     keypoints = np.random.default_rng(0).random((5, 2), np.float32)
-    assert enlarge(keypoints, IMAGE.shape, IMAGE.shape) is keypoints
+    assert rescale(keypoints, IMAGE.shape, IMAGE.shape) is keypoints
 
 
 def test_a_picture_and_its_keypoints_shrink_alike():
@@ -65,28 +72,68 @@ def test_a_picture_and_its_keypoints_shrink_alike():
         small = shrink(image.astype(np.uint8), level).astype(float)
         y, x = np.mgrid[: small.shape[0], : small.shape[1]]
         middle = np.array([[(x * small).sum(), (y * small).sum()]]) / small.sum()
-        np.testing.assert_allclose(enlarge(middle, small.shape, image.shape), [[170, 90]], atol=0.05)
+        np.testing.assert_allclose(rescale(middle, small.shape, image.shape), [[170, 90]], atol=0.05)
 
 
-@pytest.mark.parametrize(('most', 'per_octave'), [(300, 2), (40, 2), (300, 3)])
-def test_features_of_each_level_are_those_of_the_smaller_image(detector, most, per_octave):
-    expected_keypoints, expected_scores, expected_descriptors, expected_levels = [], [], [], []
-    for level in range(3):
+def at_each_level(detector, levels, per_octave):
+    """Of each level its size, the features of the small image alone, and the score and descriptor maps."""
+    for level in range(levels):
         width, height = (round(side / 2 ** (level / per_octave)) for side in (168, 120))
         small = cv2.resize(IMAGE, (width, height), interpolation=cv2.INTER_AREA) if level else IMAGE
-        features = with_levels(detector, 1).detect(small)
-        expected_keypoints.append((features.keypoints + 0.5) * [168 / width, 120 / height] - 0.5)
-        expected_scores.append(features.scores)
-        expected_descriptors.append(features.descriptors)
-        expected_levels += [level] * len(features)
-    order = np.argsort(-np.concatenate(expected_scores), kind='stable')[:most]
-    found = with_levels(detector, 3, max_keypoints=most, levels_per_octave=per_octave).detect(IMAGE)
-    assert min(most, 101) <= len(found) <= most
-    np.testing.assert_allclose(found.keypoints, np.concatenate(expected_keypoints)[order], atol=1e-3)
-    np.testing.assert_allclose(found.scores, np.concatenate(expected_scores)[order], rtol=1e-4)
-    np.testing.assert_allclose(found.descriptors, np.concatenate(expected_descriptors)[order], atol=1e-4)
-    np.testing.assert_array_equal(found.levels, np.array(expected_levels)[order])
-    assert len(found.levels) == len(found.take(np.arange(len(found))[::2]).levels) * 2 - len(found) % 2
+        alone = with_levels(detector, 1, subpixel=False).detect(small)
+        (maps,) = detector.engine.maps([pad(small, 8)])
+        yield width, height, alone, maps.scores[:height, :width], maps.descriptors
+
+
+@pytest.mark.parametrize(('most', 'per_octave'), [(300, 2), (40, 2), (300, 1), (300, 3)])
+def test_a_keypoint_s_score_and_descriptor_are_what_all_levels_around_say(detector, most, per_octave):
+    """One by one: half the logarithm is the level's own, half the others'; descriptors count less by their distance."""
+    levels = list(at_each_level(detector, 4, per_octave))
+    expected = []
+    for number, (width, height, alone, _, _) in enumerate(levels):
+        for (x, y), score in zip(alone.keypoints, alone.scores, strict=True):
+            place = (x + 0.5) / width, (y + 0.5) / height
+            beside, descriptor = [], 0
+            for other, (columns, rows, _, scores, descriptors) in enumerate(levels):
+                column, row = place[0] * columns - 0.5, place[1] * rows - 0.5
+                if abs(other - number) == 1:
+                    j, i = (int(middle + 0.5 + 1e-6) for middle in (column, row))
+                    beside.append(max(scores[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max(), 1e-4))
+                if abs(other - number) <= per_octave:
+                    sampled = sample_descriptors(descriptors, np.array([[column, row]], np.float32), 8)[0]
+                    descriptor = descriptor + sampled / 4 ** (abs(other - number) / per_octave)
+            joint = np.exp(0.5 * np.log(score) + 0.5 * np.mean(np.log(beside)))
+            keypoint = place[0] * 168 - 0.5, place[1] * 120 - 0.5
+            expected.append((joint, number, *keypoint, *(descriptor / np.linalg.norm(descriptor))))
+    expected.sort(key=lambda row: -row[0])
+    best = np.array(expected)[:most]
+    found = with_levels(detector, 4, max_keypoints=most, levels_per_octave=per_octave, subpixel=False).detect(IMAGE)
+    assert min(most, 101) <= len(found) == len(best)
+    np.testing.assert_allclose(found.scores, best[:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(found.levels, best[:, 1])
+    np.testing.assert_allclose(found.keypoints, best[:, 2:4], atol=1e-3)
+    np.testing.assert_allclose(found.descriptors, best[:, 4:], atol=1e-4)
+
+
+def test_positions_of_each_level_are_those_of_the_smaller_image(detector):
+    found = with_levels(detector, 3).detect(IMAGE)
+    for level in range(3):
+        small = shrink(IMAGE, level)
+        alone = rescale(with_levels(detector, 1).detect(small).keypoints, small.shape, IMAGE.shape)
+        ours = found.keypoints[found.levels == level]
+        assert len(ours) > 10
+        assert np.linalg.norm(ours[:, None] - alone, axis=2).min(axis=1).max() < 1e-3
+
+
+def test_descriptors_that_levels_blend_match_better_than_each_level_s(detector):
+    """What blending is for: the photograph once more, at a size between two levels."""
+    image, other = IMAGE, cv2.resize(IMAGE, (141, 101), interpolation=cv2.INTER_AREA)
+    similarity = {}
+    for levels in (1, 4):
+        a, b = (with_levels(detector, levels).detect(each) for each in (image, other))
+        near = np.linalg.norm(a.keypoints[:, None] - rescale(b.keypoints, other.shape, image.shape), axis=2) < 1.5
+        similarity[levels] = np.mean((a.descriptors @ b.descriptors.T)[near])
+    assert similarity[4] > similarity[1] + 0.02
 
 
 def test_all_levels_together_have_no_more_than_was_asked_for(detector):
@@ -108,10 +155,11 @@ class Sure(torch.nn.Module):
 
 
 def test_of_keypoints_beyond_doubt_those_of_the_largest_level_come_first():
+    """Where the level beside is as sure of the place."""
     found = Detector(Sure(), KeypointSettings(max_keypoints=50, levels=3), engine='torch').detect(IMAGE)
-    assert (found.scores == 1).all()
-    assert (found.levels == 0).all()
-    assert len(found) == 50
+    sure = found.levels[found.scores == 1]
+    assert len(set(sure)) > 1
+    assert (np.diff(sure.astype(int)) >= 0).all()
 
 
 def test_keypoints_of_all_levels_are_spread(detector):
@@ -170,13 +218,13 @@ def test_pictures_are_found_again_at_less_than_half_the_size(detector):
             similarity = a.descriptors @ b.descriptors.T
             partner = similarity.argmax(axis=1)
             mutual = similarity.argmax(axis=0)[partner] == np.arange(len(a))
-            error = np.linalg.norm(a.keypoints - enlarge(b.keypoints[partner], mini.shape, image.shape), axis=1)
+            error = np.linalg.norm(a.keypoints - rescale(b.keypoints[partner], mini.shape, image.shape), axis=1)
             right[levels] += np.count_nonzero(mutual & (error < 3))
     assert right[3] > 2 * right[1]
 
 
 @pytest.mark.parametrize(
-    ('name', 'value', 'most'), [(name, value, most) for name, most in (('levels', 8), ('levels_per_octave', 4))
+    ('name', 'value', 'most'), [(name, value, most) for name, most in (('levels', 12), ('levels_per_octave', 4))
                                 for value in (0, most + 1)]
 )  # fmt: skip
 def test_levels_that_make_no_sense_are_refused(name, value, most):

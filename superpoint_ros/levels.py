@@ -1,0 +1,87 @@
+"""From what the network says about an image at each of its sizes to the image's keypoints and their descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from superpoint_ros.engines import Maps
+from superpoint_ros.keypoints import (
+    KeypointSettings,
+    best_rows,
+    highest_around,
+    sample_descriptors,
+    select_cell_keypoints,
+    select_keypoints,
+    unit,
+)
+from superpoint_ros.pyramid import blend_weights, rescale
+
+
+class Level(NamedTuple):
+    """One of an image's sizes, see `pyramid`, and what the network says about it."""
+
+    shape: tuple[int, ...]
+    """(height, width), without the padding that the maps have."""
+    mask: np.ndarray | None
+    """[height, width], zero where no keypoint is wanted."""
+    maps: Maps
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Of the pixels: without the padding, lest anything there competes with the image."""
+        height, width = self.shape
+        return self.maps.scores[:height, :width]
+
+    def describe(self, keypoints: np.ndarray, stride: int) -> np.ndarray:
+        """[N, D] float32, unit length, at (x, y) [N, 2] in pixels of this level."""
+        padded_height = self.shape[0] + -self.shape[0] % stride
+        return sample_descriptors(self.maps.descriptors, keypoints, padded_height // len(self.maps.descriptors))
+
+
+def find_keypoints(
+    levels: Sequence[Level], settings: KeypointSettings, stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best keypoints of all levels of an image, best first; of equal ones that of the larger level first.
+
+    stride: pixels per cell of the network. Returns keypoints [N, 2] float32 (x, y) in pixels of the image, scores [N]
+    float32, and the numbers [N] uint8 of the levels that they were found in.
+    """
+    # What other levels say, only score maps tell: a keypoint in every cell is not in the same place of every level.
+    around = [highest_around(level.scores) for level in levels if len(levels) > 1 and level.maps.offsets is None]
+    every = []
+    for number, level in enumerate(levels):
+        if level.maps.offsets is None:
+            beside = around[max(number - 1, 0) : number] + around[number + 1 : number + 2]
+            keypoints, scores = select_keypoints(level.scores, settings, level.mask, beside)
+        else:
+            keypoints, scores = select_cell_keypoints(
+                level.maps.scores, level.maps.offsets, stride, level.shape, settings, level.mask
+            )
+        numbers = np.full(len(scores), number, np.uint8)
+        every.append((rescale(keypoints, level.shape, levels[0].shape), scores, numbers))
+    keypoints, scores, numbers = (np.concatenate(column) for column in zip(*every, strict=True))
+    x, y = np.floor(keypoints + 0.5).astype(np.intp).T
+    best = best_rows(x, y, scores, settings)
+    return keypoints[best], scores[best], numbers[best]
+
+
+def describe(
+    levels: Sequence[Level], keypoints: np.ndarray, numbers: np.ndarray, settings: KeypointSettings, stride: int
+) -> np.ndarray:
+    """[N, D] float32, unit length: descriptors of what `find_keypoints` found, blended over the levels around.
+
+    See `pyramid.blend_weights`.
+    """
+    if len(levels) == 1:
+        return levels[0].describe(keypoints, stride)
+    weights = blend_weights(settings.levels_per_octave)
+    blended = np.zeros((len(keypoints), levels[0].maps.descriptors.shape[-1]), np.float32)
+    for number, level in enumerate(levels):
+        apart = np.abs(numbers.astype(np.intp) - number)
+        rows = np.flatnonzero(apart < len(weights))
+        positions = rescale(keypoints[rows], levels[0].shape, level.shape)
+        blended[rows] += weights[apart[rows], None] * level.describe(positions, stride)
+    return unit(blended)
