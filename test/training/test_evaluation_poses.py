@@ -13,6 +13,7 @@ from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Features
 from superpoint_training.evaluation.pose_run import score_frames
 from superpoint_training.evaluation.relative_pose import (
+    _turned,
     estimate,
     pose_auc,
     relative,
@@ -45,6 +46,7 @@ def test_translation_error_knows_no_sign_and_no_length():
     assert translation_error(np.array([1.0, 0, 0]), np.array([5.0, 5, 0])) == pytest.approx(45)
     assert translation_error(np.array([-1.0, 0, 0]), np.array([5.0, 0, 0])) == pytest.approx(0, abs=1e-6)
     assert translation_error(np.array([0.0, 0, 1]), np.array([0.3, 0, 0])) == pytest.approx(90)
+    assert translation_error(np.zeros(3), np.array([0.3, 0, 0])) == 90
     assert translation_error(np.array([-1.0, 0.1, 0]), np.array([1.0, 0, 0])) == pytest.approx(
         np.degrees(np.arctan(0.1))
     )
@@ -121,6 +123,26 @@ def test_too_few_matches_have_no_motion():
     *_, start, end = view(3)
     assert estimate(start[:5], end[:5], 1e-3, 0.9999, 5000) is None
     assert estimate(start[:0], end[:0], 1e-3, 0.9999, 5000) is None
+
+
+@pytest.mark.parametrize('degrees', [0, 0.5])
+def test_of_the_same_picture_or_one_turned_the_rotation_comes_out(degrees):
+    """Frames that a recording has twice: any translation explains them, and no point is before or behind."""
+    rng = np.random.default_rng(0)
+    start = rng.uniform(-0.5, 0.5, (1000, 2))
+    rotation = turn(degrees, 0, -degrees)
+    seen = np.column_stack([start, np.ones(1000)]) @ rotation.T
+    found = estimate(start, seen[:, :2] / seen[:, 2:], 2e-3, 0.9999, 5000)
+    assert found is not None
+    assert rotation_error(found.rotation, rotation) < 0.02
+    assert found.inlier.all()
+
+
+def test_a_rotation_that_explains_next_to_nothing_is_none():
+    rng = np.random.default_rng(1)
+    start, end = rng.uniform(-0.5, 0.5, (2, 40, 2))
+    assert _turned(start, end, np.ones(40, bool), 1e-4) is None
+    assert _turned(start, start, np.ones(40, bool), 1e-4).inlier.all()
 
 
 def test_one_point_seen_again_and_again_does_not_crash():
