@@ -157,7 +157,7 @@ class Detector:
         per_octave = self.settings.levels_per_octave
         views = [  # level by level, so that images of one size follow one another
             (row, shrink(grey, level, per_octave), shrink_mask(mask, level, per_octave))
-            for level in range(self.settings.levels)
+            for level in range(self.settings.sizes)
             for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
         ]
         levels: list[list[Level]] = [[] for _ in greys]

@@ -79,8 +79,8 @@ class DevicePath(nn.Module):
         super().__init__()
         self.maps = maps
         self.settings = settings
-        self.shapes = [level_shape(shape, level, settings.levels_per_octave) for level in range(settings.levels)]
-        """Of the levels of an image."""
+        self.shapes = [level_shape(shape, level, settings.levels_per_octave) for level in range(settings.sizes)]
+        """Of all sizes of an image that are looked at."""
         device = next(maps.parameters()).device
         smaller = self.shapes[1:]
         self._weights = [
@@ -96,9 +96,9 @@ class DevicePath(nn.Module):
                     for sides in zip(level, self.shapes[other], strict=True)
                 ]
                 for other in (number - 1, number + 1)
-                if 0 <= other < settings.levels
+                if 0 <= other < settings.sizes
             }
-            for number, level in enumerate(self.shapes)
+            for number, level in enumerate(self.shapes[: settings.levels])
         ]
         """Of each level, by number of one beside it: which rows and which columns of that one its own lie in."""
 
@@ -170,7 +170,10 @@ class Session:
         size = _ROW_BYTES + dimension * parameter.element_size()
         self._path, self._device, self._dtype = path, device, parameter.dtype
         self._staging = torch.zeros(batch, *path.shapes[0], dtype=torch.uint8, pin_memory=pinned)
-        self._staged_masks = [torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in path.shapes]
+        with_keypoints = path.shapes[: path.settings.levels]
+        self._staged_masks = [
+            torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in with_keypoints
+        ]
         self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
         self._images = torch.zeros_like(self._staging, device=device)
         self._allowed = [torch.zeros_like(staged, device=device) for staged in self._staged_masks]
@@ -215,8 +218,8 @@ class Session:
         if len(self._masks) == len(masks) and all(map(_same, self._masks, masks)):
             return
         border, per_octave = self._path.settings.border, self._path.settings.levels_per_octave
-        levels = zip(self._path.shapes, self._staged_masks, self._allowed, strict=True)
-        for level, (shape, staged, allowed) in enumerate(levels):
+        for level, (staged, allowed) in enumerate(zip(self._staged_masks, self._allowed, strict=True)):
+            shape = self._path.shapes[level]
             for row, mask in enumerate(masks):
                 staged[row].numpy()[...] = allowed_pixels(shape, border, shrink_mask(mask, level, per_octave))
             allowed.copy_(staged)

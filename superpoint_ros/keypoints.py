@@ -16,7 +16,7 @@ from superpoint_ros.pyramid import PER_OCTAVE, covering_pixels
 
 TINY = 1e-12  # keeps logarithms and quotients finite
 LEAST_BESIDE = 1e-4  # a score in another level that counts for nothing
-MOST_LEVELS = 12
+MOST_LEVELS = 8
 MOST_PER_OCTAVE = 4
 
 
@@ -39,17 +39,26 @@ class KeypointSettings:
     """Refine positions by a quadratic fit."""
     spread: int = 0
     """Side in pixels of the grid cells over which keypoints are spread evenly; 0 takes the best anywhere."""
-    levels: int = 6
-    """Sizes at which the image is looked at, each smaller than the one before; see `levels_per_octave`.
+    levels: int = 4
+    """Sizes of the image that keypoints are found in, each smaller than the one before; see `levels_per_octave`.
 
     Things are then found again when they come nearer, and positions are more exact. A place may have a keypoint in each
     level, which suppression, border and sub-pixel positions see in the pixels of its level. Keypoints of all levels
     compete by score, of which half is what the levels beside say of the place; and descriptors are blended with those
-    of the levels around, see `pyramid.blend_weight`. 1 is the image alone and takes half as long as 6.
+    of the levels around, see `pyramid.blend_weights`. 1 is the image alone and takes half as long as 4.
     """
     levels_per_octave: int = PER_OCTAVE
-    """Levels from one size to half of it. With 3, and 9 levels, more matches are right and positions more exact, for a
+    """Levels from one size to half of it. With 3, and 6 levels, more matches are right and positions more exact, for a
     third more time; the same number of keypoints covers less of the image."""
+
+    @property
+    def sizes(self) -> int:
+        """How many sizes are looked at: all levels and, unless there is one, those of an octave more.
+
+        They support the smallest levels as the others are supported from both sides. Keypoints of their own would be
+        too far from exact.
+        """
+        return self.levels + self.levels_per_octave if self.levels > 1 else 1
 
     def __post_init__(self) -> None:
         if self.max_keypoints < 1:

@@ -46,13 +46,14 @@ def find_keypoints(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best keypoints of all levels of an image, best first; of equal ones that of the larger level first.
 
-    stride: pixels per cell of the network. Returns keypoints [N, 2] float32 (x, y) in pixels of the image, scores [N]
-    float32, and the numbers [N] uint8 of the levels that they were found in.
+    levels: `settings.sizes` of them, of which the last only support the others. stride: pixels per cell of the network.
+    Returns keypoints [N, 2] float32 (x, y) in pixels of the image, scores [N] float32, and the numbers [N] uint8 of the
+    levels that they were found in.
     """
     # What other levels say, only score maps tell: a keypoint in every cell is not in the same place of every level.
     around = [highest_around(level.scores) for level in levels if len(levels) > 1 and level.maps.offsets is None]
     every = []
-    for number, level in enumerate(levels):
+    for number, level in enumerate(levels[: settings.levels]):
         if level.maps.offsets is None:
             beside = around[max(number - 1, 0) : number] + around[number + 1 : number + 2]
             keypoints, scores = select_keypoints(level.scores, settings, level.mask, beside)

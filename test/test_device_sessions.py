@@ -71,9 +71,10 @@ def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4, s
 @pytest.mark.parametrize(('name', 'levels'), [('superpoint', 1), ('superpoint', 2), ('goodpoint', 2)])
 def test_sizes_that_halve_exactly_give_the_same_features_both_ways(name, levels):
     by_maps, by_sessions = both_ways(
-        make_network(name), detection_threshold=0.016, max_keypoints=150, levels=levels, levels_per_octave=1
+        make_network(name), detection_threshold=0.016, max_keypoints=1000, levels=levels, levels_per_octave=1
     )
-    images = [photograph(96, 128), photograph(96, 128, seed=1), photograph(64, 96)]
+    # Grey levels in steps of 16: the mean of four, and of 16, is a whole number, which nobody rounds.
+    images = [image // 16 * 16 for image in (photograph(96, 128), photograph(96, 128, seed=1), photograph(64, 96))]
     mask = np.ones((96, 128), np.uint8)
     mask[:40, :30] = 0
     every = zip(*(way.detect_batch(images, [None, mask, None]) for way in (by_sessions, by_maps)), strict=True)

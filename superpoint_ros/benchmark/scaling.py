@@ -17,7 +17,7 @@ from superpoint_ros.detector import Detector
 
 SIZES = ((320, 240), (640, 480), (1280, 960))
 KEYPOINTS = (500, 1000, 2000)
-LEVELS = (1, 2, 4, 6)
+LEVELS = (1, 2, 3, 4)
 BATCHES = (1, 2, 4, 8)
 FRAMES = 20
 """Images timed for each figure."""

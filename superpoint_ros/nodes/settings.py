@@ -115,7 +115,7 @@ PARAMETERS = (
     Parameter(
         'levels',
         _KEYPOINTS.levels,
-        'Sizes at which the image is looked at, each 0.7 of the one before; 1 takes half the time of 6.',
+        'Sizes of the image that keypoints are found in, each 0.7 of the one before; 1 takes half the time of 4.',
         low=1,
         high=MOST_LEVELS,
         live=True,
@@ -123,7 +123,7 @@ PARAMETERS = (
     Parameter(
         'levels_per_octave',
         _KEYPOINTS.levels_per_octave,
-        'Of these, from one size to half of it: with 3, and 9 levels, each is 0.8 of the one before.',
+        'Of these, from one size to half of it: with 3, and 6 levels, each is 0.8 of the one before.',
         low=1,
         high=MOST_PER_OCTAVE,
         live=True,
