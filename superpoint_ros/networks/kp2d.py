@@ -73,18 +73,18 @@ class KP2D(CellNetwork):
     def __init__(self, config: KP2DConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or KP2DConfig()
+        encoded, width = config.widths[-1], config.head_width
         block: dict[str, Any] = {'norm': config.norm != 'none', 'leak': LEAK, 'dropout': config.dropout}
         self.encoder = Encoder(config.widths, config.norm, LEAK, config.dropout)
-        encoded, width = self.encoder.channels[-1], config.head_width
         self.score = make_head(encoded, width, 1, **block)
         self.position = make_head(encoded, width, 2, **block)
         if config.upsample:
             self.descriptor_stride = STRIDE // 2
             self.coarse = ConvBlock(encoded, width, **block)
-            self.descriptor = make_head(width // 4 + self.encoder.channels[2], width, config.descriptor_dim, **block)
+            self.descriptor = make_head(width // 4 + config.widths[5], width, config.descriptor_dim, **block)
         else:
             self.descriptor = make_head(encoded, width, config.descriptor_dim, **block)
-        self.skips = FineLogits(self.encoder.channels[:3]) if config.detector_head == 'skip' else None
+        self.skips = FineLogits(config.widths[1:6:2]) if config.detector_head == 'skip' else None
         self.outliers = OutlierNetwork(config.outlier_width) if config.outlier_width else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,7 +61,7 @@ class Encoder(nn.ModuleList):
     pool: both of the first pairs then have half the image's resolution.
 
     Args:
-        widths: channels of the eight convolutions; 0 for the second of a pair leaves it out.
+        widths: channels of the eight convolutions.
         norm: of `NORMS`; see `SuperPointConfig`.
         leak: see `ConvBlock`.
         dropout: after each pair; see `ConvBlock`.
@@ -70,7 +70,6 @@ class Encoder(nn.ModuleList):
 
     Attributes:
         sides: pixels of the image along a side of an entry of each of the four maps.
-        channels: of the four maps.
     """
 
     def __init__(
@@ -82,22 +81,19 @@ class Encoder(nn.ModuleList):
         turning: bool = False,
         first_stride: int = 1,
     ) -> None:
+        channels = (1, *widths)
         super().__init__()
         self.sides = (first_stride, 2, 4, 8)
-        self.channels = tuple(second or first for first, second in zip(widths[::2], widths[1::2], strict=True))
-        for level, before in enumerate((1, *self.channels[:-1])):
+        for level in range(4):
+            first, second, third = channels[2 * level : 2 * level + 3]
             normed = norm == 'batch' or (norm == 'batch_below_full' and level > 0)
-            stride, kernel = (2, 6) if level == 0 and first_stride == 2 else (1, 3)
-            first, second = widths[2 * level : 2 * level + 2]
-            blocks = [
-                ConvBlock(
-                    before, first, norm=normed, kernel_size=kernel, leak=leak, dropout=0.0 if second else dropout,
-                    turning=turning, stride=stride,
+            strided = {'stride': 2, 'kernel_size': 6} if level == 0 and first_stride == 2 else {}
+            self.append(
+                nn.Sequential(
+                    ConvBlock(first, second, norm=normed, leak=leak, turning=turning, **strided),
+                    ConvBlock(second, third, norm=normed, leak=leak, dropout=dropout, turning=turning),
                 )
-            ]  # fmt: skip
-            if second:
-                blocks.append(ConvBlock(first, second, norm=normed, leak=leak, dropout=dropout, turning=turning))
-            self.append(nn.Sequential(*blocks))
+            )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """`[B, 1, H, W]` to `[B, C, H / s, W / s]` for each s of `sides`; H and W multiples of 8."""
@@ -176,10 +172,8 @@ def make_head(
 
 def check_encoder(widths: Sequence[int], norm: str) -> None:
     """Raise ValueError for what `Encoder` does not take."""
-    if len(widths) != 8 or min(widths[::2]) < 1 or min(widths) < 0:
-        raise ValueError(
-            f'widths must be eight positive channel counts, or 0 for the second of a pair, got {tuple(widths)}'
-        )
+    if len(widths) != 8 or min(widths) < 1:
+        raise ValueError(f'widths must be eight positive channel counts, got {tuple(widths)}')
     if norm not in NORMS:
         raise ValueError(f'norm must be one of {NORMS}, got {norm!r}')
 

@@ -20,8 +20,7 @@ class SuperPointConfig:
     """What shapes a SuperPoint network; kept in the metadata of its weights.
 
     Attributes:
-        widths: channels of the encoder's eight 3x3 convolutions; a 2x2 max-pool follows each pair but the last. 0 for
-            the second of a pair leaves it out.
+        widths: channels of the encoder's eight 3x3 convolutions; a 2x2 max-pool follows each pair but the last.
         head_width: channels of the 3x3 convolution that opens each head.
         descriptor_dim: D, the length of a descriptor.
         detector_head: `plain`, the paper's, or `skip`, which adds logits computed from the full-, half- and
@@ -73,9 +72,8 @@ class SuperPoint(KeypointNetwork):
         super().__init__()
         self.config = config = config or SuperPointConfig()
         norm = config.norm != 'none'
-        width, turning = config.head_width, config.turning
+        encoded, width, turning = config.widths[-1], config.head_width, config.turning
         self.encoder = Encoder(config.widths, config.norm, turning=turning, first_stride=config.first_stride)
-        encoded = self.encoder.channels[-1]
         if turning:
             self.detector, self.descriptor = (
                 nn.Sequential(ConvBlock(encoded, width, norm=norm, turning=True), last)
@@ -88,7 +86,7 @@ class SuperPoint(KeypointNetwork):
             self.detector = make_head(encoded, width, STRIDE**2 + 1, norm=norm)
             self.descriptor = make_head(encoded, width, config.descriptor_dim, norm=norm)
         self.finest = config.first_stride - 1  # of two maps of half the resolution the deeper one
-        fine = self.encoder.channels[self.finest : 3], config.skip_kernel, turning, self.encoder.sides[self.finest : 3]
+        fine = config.widths[1:6:2][self.finest :], config.skip_kernel, turning, self.encoder.sides[self.finest : 3]
         self.skips = FineLogits(*fine) if config.detector_head == 'skip' else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

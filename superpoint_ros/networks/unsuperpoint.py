@@ -54,12 +54,12 @@ class UnsuperPoint(CellNetwork):
     def __init__(self, config: UnsuperPointConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or UnsuperPointConfig()
+        norm, encoded = config.norm != 'none', config.widths[-1]
         self.encoder = Encoder(config.widths, config.norm, LEAK)
-        norm, encoded = config.norm != 'none', self.encoder.channels[-1]
         self.score = make_head(encoded, config.head_width, 1, norm=norm, leak=LEAK)
         self.position = make_head(encoded, config.head_width, 2, norm=norm, leak=LEAK)
         self.descriptor = make_head(encoded, config.head_width, config.descriptor_dim, norm=norm, leak=LEAK)
-        self.skips = FineLogits(self.encoder.channels[:3]) if config.detector_head == 'skip' else None
+        self.skips = FineLogits(config.widths[1:6:2]) if config.detector_head == 'skip' else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `CellNetwork`."""
