@@ -41,7 +41,7 @@ def test_shipped_weights_against_sift_and_orb():
     results = evaluate_pairs(PAIRS, PROTOCOLS['kp2d-320'], {name: make_detector(name, 'cpu') for name in names})
     score = {name: result['matching_score'] for name, result in results.items()}
     repeated = {name: result['repeatability'] for name, result in results.items()}
-    assert score['superpoint'] >= 1.25 * max(score['sift'], score['orb'])
+    assert score['superpoint'] >= 1.35 * max(score['sift'], score['orb'])
     assert repeated['superpoint'] > repeated['sift']
     assert score['superpoint_small'] >= 0.9 * score['superpoint']
     assert repeated['superpoint_small'] >= 0.9 * repeated['superpoint']
