@@ -55,7 +55,7 @@ def test_pixel_areas_as_weights_are_opencv_s(height, width, level, seed):
 @settings(max_examples=50, deadline=None)
 def test_a_pixel_s_middle_lies_in_the_pixel_that_covers_it(count, onto):
     for pixel, covering in enumerate(covering_pixels(count, onto)):
-        assert covering <= (pixel + 0.5) / count * onto < covering + 1
+        assert 2 * count * covering <= (2 * pixel + 1) * onto < 2 * count * (covering + 1)
 
 
 def test_the_first_level_is_the_image_itself():
