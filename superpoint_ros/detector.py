@@ -154,9 +154,13 @@ class Detector:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
         if self.engine.sessions is not None and not self.settings.spread:
             return self._find(self.engine.sessions, greys, masks, stopwatch)
-        per_octave = self.settings.levels_per_octave
+        per_octave, with_keypoints = self.settings.levels_per_octave, self.settings.levels
         views = [  # level by level, so that images of one size follow one another
-            (row, shrink(grey, level, per_octave), shrink_mask(mask, level, per_octave))
+            (
+                row,
+                shrink(grey, level, per_octave),
+                shrink_mask(mask if level < with_keypoints else None, level, per_octave),
+            )
             for level in range(self.settings.sizes)
             for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
         ]

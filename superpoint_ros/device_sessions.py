@@ -89,18 +89,16 @@ class DevicePath(nn.Module):
         ]
         self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in smaller]
         self._blend = torch.from_numpy(blend_weights(settings.levels_per_octave)).to(device)
-        self._beside = [
-            {
-                other: [
-                    torch.from_numpy(covering_pixels(*sides)).to(device)
-                    for sides in zip(level, self.shapes[other], strict=True)
-                ]
-                for other in (number - 1, number + 1)
-                if 0 <= other < settings.sizes
-            }
-            for number, level in enumerate(self.shapes[: settings.levels])
-        ]
-        """Of each level, by number of one beside it: which rows and which columns of that one its own lie in."""
+        self._covering = {
+            (number, other): [
+                torch.from_numpy(covering_pixels(*sides)).to(device)
+                for sides in zip(self.shapes[number], self.shapes[other], strict=True)
+            ]
+            for number in range(settings.levels)
+            for other in (number - 1, number + 1)
+            if 0 <= other < settings.sizes
+        }
+        """Of a level and one beside it: the rows and the columns of that one that the level's own lie in."""
 
     def forward(
         self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
@@ -108,7 +106,7 @@ class DevicePath(nn.Module):
         """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
         images = images.float()
         levels = [self._maps(level, images) for level in range(len(self.shapes))]
-        found = [self._keypoints(number, levels, where) for number, where in enumerate(allowed)]
+        found = self._keypoints(levels, allowed)
         keypoints, scores, numbers = best_of(found)
         described = [self._describe(number, level, keypoints) for number, level in enumerate(levels)]
         descriptors = described[0] if len(levels) == 1 else blended(described, numbers, self._blend)
@@ -129,20 +127,23 @@ class DevicePath(nn.Module):
         # Cropped before suppression, so that nothing in the padding competes with the image.
         return DeviceMaps(scores[:, :height, :width], descriptors, None)
 
-    def _keypoints(self, number: int, levels: Sequence[DeviceMaps], allowed: Tensor) -> tuple[Tensor, Tensor]:
-        """The keypoints of a level, in pixels of the image, and their scores."""
-        scores, _, offsets = levels[number]
-        if offsets is None:
-            beside = [
-                highest_around(levels[other].scores)[:, rows][:, :, columns]
-                for other, (rows, columns) in self._beside[number].items()
-            ]
-            keypoints, best = select_keypoints(scores, allowed, self.settings, beside)
-        else:
-            keypoints, best = select_cell_keypoints(scores, offsets, STRIDE, allowed, self.settings)
-        if number:
-            keypoints = (keypoints + 0.5) * self._factors[number - 1] - 0.5
-        return keypoints, best
+    def _keypoints(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of each level the keypoints, in pixels of the image, and their scores."""
+        beside: list[list[Tensor]] = [[] for _ in allowed]
+        if self._covering and levels[0].offsets is None:
+            around = [highest_around(level.scores) for level in levels[: len(allowed) + 1]]
+            for (number, other), (rows, columns) in self._covering.items():
+                beside[number].append(around[other][:, rows][:, :, columns])
+        found = []
+        for number, ((scores, _, offsets), where) in enumerate(zip(levels, allowed, strict=False)):
+            if offsets is None:
+                keypoints, best = select_keypoints(scores, where, self.settings, beside[number])
+            else:
+                keypoints, best = select_cell_keypoints(scores, offsets, STRIDE, where, self.settings)
+            if number:
+                keypoints = (keypoints + 0.5) * self._factors[number - 1] - 0.5
+            found.append((keypoints, best))
+        return found
 
     def _describe(self, number: int, level: DeviceMaps, keypoints: Tensor) -> Tensor:
         if number:

@@ -26,7 +26,7 @@ class Level(NamedTuple):
     shape: tuple[int, ...]
     """(height, width), without the padding that the maps have."""
     mask: np.ndarray | None
-    """[height, width], zero where no keypoint is wanted."""
+    """[height, width], zero where no keypoint is wanted; None where any may be, or none is looked for."""
     maps: Maps
 
     @property
@@ -51,7 +51,8 @@ def find_keypoints(
     levels that they were found in.
     """
     # What other levels say, only score maps tell: a keypoint in every cell is not in the same place of every level.
-    around = [highest_around(level.scores) for level in levels if len(levels) > 1 and level.maps.offsets is None]
+    are_asked = len(levels) > 1 and levels[0].maps.offsets is None
+    around = [highest_around(level.scores) for level in levels[: settings.levels + 1]] if are_asked else []
     every = []
     for number, level in enumerate(levels[: settings.levels]):
         if level.maps.offsets is None:
