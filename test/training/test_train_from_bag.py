@@ -25,6 +25,7 @@ from superpoint_training.train_from_bag import DONE, NOT_BETTER, main
 
 TINY = [
     '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1', '--blend', '1',
+    '--levels', '1',
     '--harvest', 'min_train_frames=4', 'held_out_run=8', 'gap_seconds=0.05', 'min_change=0.01',
     '--labels', 'views=2', 'min_views=1',
     '--set', 'loop.steps=12', 'loop.batch_size=4', 'loop.validate_every=6', 'loop.checkpoint_seconds=0.01',
@@ -48,9 +49,9 @@ def bag(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def retrained(bag, tmp_path_factory):
-    """Forced, since so short a training may or may not help."""
+    """Judged at four levels, the default. Forced, since so short a training may or may not help."""
     out = tmp_path_factory.mktemp('retrained') / 'my_robot.safetensors'
-    done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, '--force')
+    done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, '--levels', '4', '--force')
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -103,7 +104,7 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
     """
     out = tmp_path / 'fresh.safetensors'
     network = ['network.widths=[8,8,8,8,8,8,8,8]', 'network.head_width=16', 'network.descriptor_dim=16']
-    options = [*TINY, '--from', 'none', '--rounds', '2', '--levels', '1', '--force']
+    options = [*TINY, '--from', 'none', '--rounds', '2', '--force']
     settings = options.index('--set') + 1
     options[settings:settings] = network
     done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *options)

@@ -106,7 +106,7 @@ def test_launch_files_name_an_executable_and_parameters_that_are_there(name):
     tree = ast.parse((LAUNCH / f'{name}.launch.py').read_text())
     (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == 'describe_launch']
     executable, node, params_file = (ast.literal_eval(argument) for argument in call.args[:3])
-    assert f"'{executable} = superpoint_ros.nodes." in (Path(__file__).parents[1] / 'setup.py').read_text()
+    assert f"'{executable} = superpoint_ros.nodes." in (Path(__file__).parents[2] / 'setup.py').read_text()
     assert node in yaml.safe_load((CONFIG / params_file).read_text())['/**']
 
 

@@ -27,7 +27,7 @@ from superpoint_ros.detector import Features
 from superpoint_ros.frontend import Frontend
 from superpoint_ros.messages import encode_tracks
 
-EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
+EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
 from vins_fusion import for_vins_fusion  # noqa: E402

@@ -19,7 +19,7 @@ from superpoint_ros.demo.gallery import camera_pose
 from superpoint_ros.demo.sequence import START_NS, Gallery
 from superpoint_ros.messages import stamp_ns
 
-EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
+EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
 from bundle_adjustment import adjust  # noqa: E402
