@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from superpoint_ros.networks import KeypointNetwork, WeightsError, load_network, save_network
+from superpoint_ros.networks import KeypointNetwork, SuperPoint, WeightsError, load_network, save_network
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
 from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames, batches
 from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames
-from superpoint_training.labels import Labels
+from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.loop import LoopConfig, Outcome, Validate, train
+from superpoint_training.narrowing import narrow
 from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
 
@@ -79,17 +80,22 @@ def load_start(weights: str, recipe: Recipe) -> KeypointNetwork:
     return network
 
 
-def start_from(network: KeypointNetwork, weights: str, recipe: Recipe) -> str:
+def start_from(network: KeypointNetwork, weights: str, recipe: Recipe, frames: NamedFrames | None) -> str:
     """Give a network the values of stored weights wherever name and shape agree; says how many did.
+
+    Of longer descriptors those values stay that say most, see `narrowing`, if there are frames to see it by.
 
     Raises:
         WeightsError: see `load_start`.
     """
-    own = network.state_dict()
-    given = load_start(weights, recipe).state_dict()
+    own, start, narrowed = network.state_dict(), load_start(weights, recipe), ''
+    kept, there = network.config.descriptor_dim, start.config.descriptor_dim
+    if isinstance(start, SuperPoint) and kept < there and frames is not None:
+        start, narrowed = narrow(start, kept, frames), f', with {kept} of {there} values of its descriptors'
+    given = start.state_dict()
     fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     network.load_state_dict(own | fitting)
-    return f'{len(fitting)} of {len(own)} tensors start from {weights}'
+    return f'{len(fitting)} of {len(own)} tensors start from {weights}{narrowed}'
 
 
 def describe_run(outcome: Outcome, config: Any, world: World) -> dict[str, str]:
@@ -128,10 +134,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _frames(options: argparse.Namespace, recipe: Recipe, world: World) -> dict[str, PairSource]:
-    if options.recipe not in RECIPES:
+def _sources(options: argparse.Namespace, recipe: Recipe, frames: Frames | None, world: World) -> dict[str, PairSource]:
+    if frames is None:
         return {}
-    frames = Frames(options.frames)
     if not recipe.needs_labels:
         return {'frames': PlainFrames(frames)}
     labels = Labels.load(options.labels)
@@ -146,12 +151,13 @@ def run(options: argparse.Namespace, world: World) -> bool:
     """Train for as long as asked and write the weights; true when the schedule is over."""
     recipe = RECIPES.get(options.recipe, MAGICPOINT)
     config: Any = load_config(recipe.config, options.config, options.set)
-    sources = _frames(options, recipe, world)
+    frames = Frames(options.frames) if options.recipe in RECIPES else None
+    sources = _sources(options, recipe, frames, world)
     data = repr(sources['frames']) if sources else 'Synthetic Shapes'
     torch.manual_seed(config.seed)
     network = recipe.build_network(config)
     if options.start:
-        started = start_from(network, options.start, recipe)
+        started = start_from(network, options.start, recipe, frames)
         if world.first:
             print(started)
     outcome = train_recipe(
