@@ -40,11 +40,11 @@ class Stage:
 
 
 TRAININGS = {
-    'superpoint': ('_frontal', '_tilted', ''),
-    'superpoint_small': ('_frontal', '_tilted', '_strided', ''),
+    'superpoint': ('_frontal', '_tilted', '_strided', ''),
+    'superpoint_small': ('_frontal', '_tilted', '_strided', '_levels', ''),
 }
 """Of both networks, each from the weights of the one before: on views from the front, on tilted ones, with a first
-convolution that strides; and the small one's descriptors learn to tell sizes apart."""
+convolution that strides; the small one's descriptors learn to tell sizes apart; and both have half as long ones."""
 ROUTE = (
     Stage('magicpoint.safetensors', 'magicpoint', 'magicpoint.yaml', {}),
     Stage('labels_1.npz', 'label', 'labels.yaml', {'weights': 'magicpoint.safetensors'}, ('--limit', '2500')),
