@@ -30,11 +30,13 @@ demo: $(INSTALLED)
 	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
 
 # Tests that need ROS skip without it; here it must be there. Those of the nodes have the machine to themselves. Others run
-# beside each other, one thread of torch in each, in processes without the threads that DDS starts: training's fork.
+# beside each other, one thread of torch in each, in processes without the threads that DDS starts: training's fork. These
+# have the longest files and begin.
 test: lint
 	$(BIN)/python -c 'import rclpy, sensor_msgs.msg'
 	$(BIN)/python -m pytest test/nodes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore=test/nodes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--ignore=test/nodes test/training test
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
