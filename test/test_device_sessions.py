@@ -49,20 +49,24 @@ def nearest(points, others):
     return distances.min(axis=1), distances.argmin(axis=1)
 
 
-def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4, share=1.0):
+def assert_same(features, expected, pixels=3e-3, relative=1e-5, absolute=1e-4, share=1.0, alone=0):
     """But for the order of keypoints whose scores agree to rounding; tolerances of positions, scores, descriptors.
 
     share: of keypoints whose positions and scores keep to it: where a peak is flat a grey level more moves its middle,
-    perhaps to the next pixel, which is another one of the levels beside, too.
+    perhaps to the next pixel, which is another one of the levels beside, too. alone: how many may be found one way
+    only, those that have just the score of the threshold.
     """
-    assert len(features) == len(expected)
     if not len(expected):
+        assert len(features) <= alone
         return
     ours, theirs = (np.column_stack([each.keypoints, 1000.0 * each.levels]) for each in (features, expected))
     distance, row = nearest(theirs, ours)
+    found = distance < 0.5
+    assert np.sum(~found) <= alone
+    assert len(features) - np.sum(found) <= alone
+    distance, row, expected = distance[found], row[found], expected.take(found)
     assert len(np.unique(row)) == len(row)
     assert np.mean(distance < pixels) >= share
-    assert distance.max() < 0.5
     assert np.mean(np.isclose(features.scores[row], expected.scores, rtol=relative)) >= share
     np.testing.assert_allclose(features.descriptors[row], expected.descriptors, atol=absolute)
     np.testing.assert_array_equal(features.levels[row], expected.levels)
@@ -99,7 +103,7 @@ def test_both_ways_find_the_same_features(name, levels):
         found = by_sessions.detect_batch(images, masks)
         for features, expected in zip(found, by_maps.detect_batch(images, masks), strict=True):
             # Of a level in the ratio of small numbers, one pixel in thirty lies between two grey levels.
-            assert_same(features, expected, *((0.05, 0.03, 0.02, 0.9) if levels > 1 else ()))
+            assert_same(features, expected, *((0.05, 0.03, 0.02, 0.9, 1) if levels > 1 else ()))
             assert len(np.unique(features.levels)) == levels or len(features) < 20
         masks = [mask, None, None, None]
     assert len(found[0]) > 20
