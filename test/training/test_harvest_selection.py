@@ -1,5 +1,7 @@
 """The choice of frames: what holds for any recording, and what the thresholds do."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from superpoint_training.harvest.measuring import MEASUREMENT, THUMBNAIL, appearance
 from superpoint_training.harvest.selection import Fate, Selection, nearest, running_median, select, spread
 from superpoint_training.harvest.settings import HarvestConfig
+from superpoint_training.harvest.timeline import Timeline, mark, place_blocks
 
 NS = 1_000_000_000
 START = 1_700_000_000 * NS
@@ -97,6 +100,17 @@ def test_whatever_was_recorded(drive):
 
     looks = appearance(rows['thumbnail'])
     assert nearest(looks[train], looks[held_out]).min(initial=np.inf) >= config.min_change
+
+
+def test_images_of_one_moment_are_held_out_within_the_budget():
+    """Also where a part of the time line would end between two cameras' images of one: the first has one alone."""
+    times = np.repeat(np.arange(60), 2)[1:] * 100_000_000
+    timeline = Timeline.of(np.zeros(119, int), np.arange(119) % 2, times, [True], slack=0.0)
+    for budget, run, seed in product(range(1, 60), (1, 2, 5), range(3)):
+        config = HarvestConfig(held_out_frames=budget, held_out_share=0.5, held_out_run=run)
+        blocks = place_blocks(timeline, np.ones(119, bool), config, np.random.default_rng(seed))
+        assert mark(timeline, blocks, 0).sum() <= budget
+        assert blocks or budget < 4
 
 
 @settings(max_examples=60, deadline=None)

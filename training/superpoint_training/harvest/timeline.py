@@ -64,6 +64,11 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.order)
 
+    def moments(self) -> np.ndarray:
+        """Places between which images are of one moment of a session, from 0 to N; such images stay together."""
+        changes = (np.diff(self.session) != 0) | (np.diff(self.time_ns) != 0)
+        return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(self)]])
+
     def seconds(self) -> float:
         """Time recorded, without pauses: images of the busiest stream of each session by their usual distance."""
         total = 0.0
@@ -121,10 +126,10 @@ def _place_block(
     low += int(starts[widest])
     high = low + int(counts[widest])
     length = min(length, high - low)
-    # Images of one moment stay together.
-    is_edge = np.ones(high - low + 1, bool)
-    is_edge[1:-1] = np.diff(timeline.time_ns[low:high]) > 0
-    edges = np.flatnonzero(is_edge)
+    edges = timeline.moments()
+    edges = edges[(edges >= low) & (edges <= high)] - low
+    if len(edges) < 2:
+        return None
     ends = edges[np.searchsorted(edges, edges + length, side='right') - 1]
     longest = (ends - edges).max()
     if longest < 1:
