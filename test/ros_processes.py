@@ -106,6 +106,19 @@ class Client(Node):
         number = getattr(Transition, f'TRANSITION_{transition.upper()}')
         return self.call(ChangeState, 'change_state', ChangeState.Request(transition=Transition(id=number))).success
 
+    def activate(self) -> None:
+        """From inactive to where images are heard."""
+        raise NotImplementedError
+
+    def begin_anew(self) -> None:
+        """From whatever state to active, without memory of earlier images."""
+        state = self.state()
+        if state == 'unconfigured':
+            assert self.change_state('configure')
+        if state != 'active':
+            self.activate()
+        self.trigger('reset')
+
     def state(self) -> str:
         return self.call(GetState, 'get_state', GetState.Request()).current_state.label
 

@@ -51,12 +51,7 @@ def frontend(camera, tmp_path_factory):
 @pytest.fixture
 def active(camera, frontend):
     """The same front-end, active, and without memory of earlier images."""
-    state = camera.state()
-    if state == 'unconfigured':
-        assert camera.change_state('configure')
-    if state != 'active':
-        camera.activate()
-    camera.trigger('reset')
+    camera.begin_anew()
     return frontend
 
 

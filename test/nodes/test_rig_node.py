@@ -47,12 +47,7 @@ def process(rig, tmp_path_factory):
 @pytest.fixture
 def active(rig, process):
     """The node, active, and without memory of earlier images."""
-    state = rig.state()
-    if state == 'unconfigured':
-        assert rig.change_state('configure')
-    if state != 'active':
-        rig.activate()
-    rig.trigger('reset')
+    rig.begin_anew()
     return process
 
 

@@ -92,13 +92,8 @@ def process(rig, tmp_path_factory):
 @pytest.fixture
 def active(rig, process):
     """The node, active, calibrated, and without memory of earlier images."""
-    state = rig.state()
-    if state == 'unconfigured':
-        assert rig.change_state('configure')
-    if state != 'active':
-        rig.activate()
+    rig.begin_anew()
     rig.calibrate(camera_info(0.0), camera_info(BASELINE))
-    rig.trigger('reset')
     return process
 
 

@@ -65,17 +65,14 @@ def test_training_of_shorter_descriptors_begins_with_those_values(pictures, tmp_
     labels.save(tmp_path / 'labels.npz')
     config = write_config(tmp_path / 'c.yaml', loop={'steps': 1, 'batch_size': 2, 'workers': 0, 'learning_rate': 0.0})
     words = ['superpoint', '--config', config, '--frames', str(pictures), '--labels', str(tmp_path / 'labels.npz')]
-    words += [
-        '--from',
-        str(tmp_path / 'start.safetensors'),
-        '--device',
-        'cpu',
-        '--out',
-        str(tmp_path / 'o.safetensors'),
-    ]
-    assert train.main([*words, '--set', 'network.descriptor_dim=5', 'pairs.size=64']) == 0
+    words += ['--from', str(tmp_path / 'start.safetensors'), '--device', 'cpu']
+    out = tmp_path / 'out.safetensors'
+    words += ['--out', str(out), '--set', 'network.descriptor_dim=5', 'pairs.size=64']
+    assert train.main(words) == 0
     printed = capsys.readouterr().out
     assert f'with 5 of {TINY.descriptor_dim} values of its descriptors' in printed
     expected = narrow(load_network(tmp_path / 'start.safetensors', fold=False), 5, Frames(pictures))
-    trained = load_network(tmp_path / 'o.safetensors', fold=False)
+    trained = load_network(out, fold=False)
     torch.testing.assert_close(trained.descriptor[1].weight, expected.descriptor[1].weight, rtol=1e-3, atol=1e-4)
+    assert train.main([*words, 'loop.steps=2']) == 0  # goes on from its checkpoint, and has no need to choose again
+    assert 'start from' not in capsys.readouterr().out

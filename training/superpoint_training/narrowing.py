@@ -18,7 +18,7 @@ PLACES = 100
 
 
 def narrow(network: SuperPoint, values: int, frames: NamedFrames) -> SuperPoint:
-    """The network with only so many of its descriptors' values; all else is shared with it.
+    """The network with only so many of its descriptors' values; all else is the same.
 
     Args:
         network: not folded, in eval mode, on the CPU.

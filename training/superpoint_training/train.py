@@ -156,7 +156,8 @@ def run(options: argparse.Namespace, world: World) -> bool:
     data = repr(sources['frames']) if sources else 'Synthetic Shapes'
     torch.manual_seed(config.seed)
     network = recipe.build_network(config)
-    if options.start:
+    checkpoint = options.out.with_suffix('.checkpoint')
+    if options.start and not checkpoint.exists():
         started = start_from(network, options.start, recipe, frames)
         if world.first:
             print(started)
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace, world: World) -> bool:
         network,
         sources,
         config,
-        options.out.with_suffix('.checkpoint'),
+        checkpoint,
         world=world,
         minutes=options.minutes,
         logs=options.logs,

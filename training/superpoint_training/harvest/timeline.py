@@ -106,8 +106,10 @@ def place_blocks(timeline: Timeline, worth: np.ndarray, config: HarvestConfig, r
         return []
     streams = _concurrent_streams(timeline)
     count = max(1, budget // (config.held_out_run * streams))
-    edges = np.linspace(0, len(timeline), count + 1).round().astype(int)
-    blocks = [_place_block(timeline, worth, int(low), int(high), budget // count, rng) for low, high in pairwise(edges)]
+    moments = timeline.moments()
+    ends = moments[np.searchsorted(moments, np.linspace(0, len(timeline), count + 1).round())]
+    parts = pairwise(np.unique(ends).tolist())
+    blocks = [_place_block(timeline, moments, worth, low, high, budget // count, rng) for low, high in parts]
     return [block for block in blocks if block]
 
 
@@ -118,18 +120,21 @@ def _concurrent_streams(timeline: Timeline) -> int:
 
 
 def _place_block(
-    timeline: Timeline, worth: np.ndarray, low: int, high: int, length: int, rng: np.random.Generator
+    timeline: Timeline,
+    moments: np.ndarray,
+    worth: np.ndarray,
+    low: int,
+    high: int,
+    length: int,
+    rng: np.random.Generator,
 ) -> Block | None:
-    """A block of at most `length` images between two places on the time line, in one session."""
+    """A block of at most `length` images between two of the moments' places, in one session."""
     sessions, starts, counts = np.unique(timeline.session[low:high], return_index=True, return_counts=True)
     widest = counts.argmax()
     low += int(starts[widest])
     high = low + int(counts[widest])
     length = min(length, high - low)
-    edges = timeline.moments()
-    edges = edges[(edges >= low) & (edges <= high)] - low
-    if len(edges) < 2:
-        return None
+    edges = moments[(moments >= low) & (moments <= high)] - low
     ends = edges[np.searchsorted(edges, edges + length, side='right') - 1]
     longest = (ends - edges).max()
     if longest < 1:
