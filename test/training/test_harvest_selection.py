@@ -102,15 +102,19 @@ def test_whatever_was_recorded(drive):
     assert nearest(looks[train], looks[held_out]).min(initial=np.inf) >= config.min_change
 
 
-def test_images_of_one_moment_are_held_out_within_the_budget():
-    """Also where a part of the time line would end between two cameras' images of one: the first has one alone."""
-    times = np.repeat(np.arange(60), 2)[1:] * 100_000_000
-    timeline = Timeline.of(np.zeros(119, int), np.arange(119) % 2, times, [True], slack=0.0)
-    for budget, run, seed in product(range(1, 60), (1, 2, 5), range(3)):
+@pytest.mark.parametrize(('lone', 'moments', 'cameras'), [(1, 59, 2), (100, 2, 20)])
+def test_images_of_one_moment_are_held_out_within_the_budget(lone, moments, cameras):
+    """Also where parts of the time line would end between a moment's images, or lie within it."""
+    times = np.concatenate([np.arange(lone), lone + np.repeat(np.arange(moments), cameras)]) * 100_000_000
+    count = len(times)
+    topic = np.concatenate([np.zeros(lone, int), np.tile(np.arange(cameras), moments)])
+    recording = np.repeat([0, 1], [lone, count - lone]) if lone > 1 else np.zeros(count, int)
+    timeline = Timeline.of(recording, topic, times, [False] * (recording.max() + 1), slack=0.0)
+    for budget, run, seed in product(range(1, count // 2 + 1), (1, 2, 5), range(3)):
         config = HarvestConfig(held_out_frames=budget, held_out_share=0.5, held_out_run=run)
-        blocks = place_blocks(timeline, np.ones(119, bool), config, np.random.default_rng(seed))
+        blocks = place_blocks(timeline, np.ones(count, bool), config, np.random.default_rng(seed))
         assert mark(timeline, blocks, 0).sum() <= budget
-        assert blocks or budget < 4
+        assert blocks or budget < 2 * cameras
 
 
 @settings(max_examples=60, deadline=None)
