@@ -19,7 +19,7 @@ EXTRAS := cpu,ros,training,backends,test
 export AMENT_PREFIX_PATH := $(abspath $(VENV))
 endif
 
-.PHONY: demo test lint benchmark build clean help
+.PHONY: demo test test-nodes test-others lint benchmark build clean help
 
 help:
 	@echo "make demo [INPUT=path] [TOPIC=name]   run the front-end on a bag, a video or a folder; default: the own sequence"
@@ -29,14 +29,22 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
 
-# Tests that need ROS skip without it; here it must be there. Those of the nodes have the machine to themselves. Others run
-# beside each other, one thread of torch in each, in processes without the threads that DDS starts: training's fork. These
-# have the longest files and begin.
+# Tests that need ROS skip without it; here it must be there. Those of the nodes mostly wait, and the others take the time
+# that they leave.
 test: lint
 	$(BIN)/python -c 'import rclpy, sensor_msgs.msg'
-	$(BIN)/python -m pytest test/nodes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		--ignore=test/nodes test/training test
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes test-others
+
+# Shown when they are done, lest two mix their dots.
+test-nodes:
+	@mkdir -p out
+	$(BIN)/python -m pytest test/nodes > out/test-nodes.log 2>&1; status=$$?; cat out/test-nodes.log; exit $$status
+
+# Side by side, one thread of torch in each, in processes without the threads that DDS starts: training's fork. The longest
+# file begins.
+test-others:
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--ignore=test/nodes test/training/test_train_from_bag.py test/training test
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
