@@ -90,6 +90,11 @@ class Camera:
         """Mean focal length in pixels."""
         return float(self.K[0, 0] + self.K[1, 1]) / 2
 
+    @property
+    def is_fisheye(self) -> bool:
+        """Whether a pixel is the same angle everywhere."""
+        return self.model == 'equidistant'
+
     @cached_property
     def rectified(self) -> Camera:
         """The pinhole camera that sees what `rectify` returns."""

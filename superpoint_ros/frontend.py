@@ -170,7 +170,8 @@ class Frontend:
         matches = match(features, previous.features, settings)
         stopwatch.lap('matching')
         if settings.verify and self._camera:
-            matches = verify(matches, rays, previous.rays, settings, self._camera.focal)
+            camera = self._camera
+            matches = verify(matches, rays, previous.rays, settings, camera.focal, fisheye=camera.is_fisheye)
         elif settings.verify:
             matches = verify(matches, features.keypoints, previous.features.keypoints, settings)
         stopwatch.lap('verification')

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from superpoint_ros.detector import Features, Neighbours
+from superpoint_ros.keypoints import TINY
 from superpoint_ros.pyramid import LEVEL_COST
 
 FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
@@ -154,12 +155,15 @@ def verify(
     train: np.ndarray,
     settings: MatchSettings,
     focal: float | None = None,
+    fisheye: bool = False,
 ) -> Matches:
     """Mark the matches that agree with the camera's motion, by MAGSAC (Barath et al. 2020).
 
     query, train: keypoints [N, 2] of the two frames in pixels; or, with `focal`, the camera's focal length in
     pixels, their undistorted rays [N, 3] with z = 1. Rays give the essential matrix, pixels the fundamental
-    matrix. A match with a ray that is not finite is no inlier.
+    matrix. A match with a ray that is not finite is no inlier. fisheye: whether a pixel of the camera is the same
+    angle everywhere; else it is the same length in the plane z = 1, where 70 degrees off the axis that angle is eight
+    times as long.
 
     Where no geometry can be estimated, as from fewer than 8 matches, the inliers are those that moved by no
     more than the threshold: what a camera at rest sees. Planar scenes, pure rotation and rest as such are no
@@ -169,18 +173,20 @@ def verify(
     threshold = settings.inlier_threshold / (focal or 1.0)
     rows = np.flatnonzero(np.isfinite(before + now).all(axis=1))
     before, now = before[rows], now[rows]
-    found = _epipolar_inliers(before, now, threshold, settings.seed, calibrated=focal is not None)
-    if found is None:
+    geometry = _epipolar_geometry(before, now, threshold, settings.seed, calibrated=focal is not None)
+    if geometry is None:
         found = np.linalg.norm(now - before, axis=1) <= threshold
+    else:
+        found = _epipolar_angles(before, now, geometry[0]) <= threshold if fisheye else geometry[1]
     inlier = np.zeros(len(matches), bool)
     inlier[rows] = found
     return replace(matches, inlier=inlier)
 
 
-def _epipolar_inliers(
+def _epipolar_geometry(
     before: np.ndarray, now: np.ndarray, threshold: float, seed: int, *, calibrated: bool
-) -> np.ndarray | None:
-    """[M] bool, or None without an estimate. before, now: [M, 2] float64."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The matrix [3, 3] and its inliers [M] bool, or None without an estimate. before, now: [M, 2] float64."""
     if len(before) < FEWEST_VERIFIABLE:
         return None
     parameters = cv2.UsacParams()
@@ -200,4 +206,16 @@ def _epipolar_inliers(
             model, inlier = cv2.findFundamentalMat(before, now, parameters)
     except cv2.error:  # how OpenCV 5 reports some degenerate sets
         return None
-    return None if model is None or inlier is None else inlier.ravel() != 0
+    return None if model is None or inlier is None else (model, inlier.ravel() != 0)
+
+
+def _epipolar_angles(before: np.ndarray, now: np.ndarray, essential: np.ndarray) -> np.ndarray:
+    """Radians [M] between rays and their epipolar planes, the larger of both frames. before, now: [M, 2], z = 1."""
+    before, now = (np.column_stack([rays, np.ones(len(rays))]) for rays in (before, now))
+    planes, planes_before = before @ essential.T, now @ essential
+    product = np.abs((now * planes).sum(axis=1))
+    sines = [
+        product / np.maximum(np.linalg.norm(rays, axis=1) * np.linalg.norm(normals, axis=1), TINY)
+        for rays, normals in ((now, planes), (before, planes_before))
+    ]
+    return np.arcsin(np.minimum(np.maximum(*sines), 1))

@@ -195,6 +195,7 @@ def test_a_run_has_no_gap_and_is_known_from_its_second_frame_on(detector, scene,
     known_from = 0.0
     camera = SimpleNamespace(
         focal=calibrated.focal,
+        is_fisheye=calibrated.is_fisheye,
         rays=lambda keypoints: np.where(keypoints[:, :1] < known_from, np.nan, calibrated.rays(keypoints)),
     )
     right_hidden = np.ones(SIZE[::-1], bool)

@@ -213,6 +213,32 @@ def test_a_match_without_a_ray_is_no_inlier():
     assert inlier[1::2].mean() > 0.9
 
 
+def through_a_fisheye(points, noise, rng, focal=300.0):
+    """Rays of points seen with noise in pixels through a lens of which a pixel is the same angle everywhere."""
+    radius = np.hypot(points[:, 0], points[:, 1])
+    angle = np.arctan2(radius, points[:, 2])
+    pixels = focal * angle[:, None] * points[:, :2] / radius[:, None] + rng.normal(0, noise, (len(points), 2))
+    seen = np.hypot(*pixels.T)[:, None]
+    return np.column_stack([pixels / seen * np.tan(seen / focal), np.ones(len(points))]).astype(np.float32), angle
+
+
+def test_what_a_fisheye_sees_at_its_edge_is_judged_by_the_same_pixels_as_in_the_middle():
+    rng = np.random.default_rng(0)
+    angle, around, depth = rng.uniform(0, 1.3, 800), rng.uniform(0, 2 * np.pi, 800), rng.uniform(2, 8, 800)
+    directions = np.stack([np.sin(angle) * np.cos(around), np.sin(angle) * np.sin(around), np.cos(angle)], axis=1)
+    points = directions * depth[:, None]
+    moved = points @ cv2.Rodrigues(np.array([0.02, 0.03, -0.02]))[0].T + np.array([0.2, 0.05, 0.1])
+    false = rng.random(800) < 0.2
+    moved[false] = rng.permutation(moved[false])
+    before, angle = through_a_fisheye(points, 0.5, rng)
+    now, angle_now = through_a_fisheye(moved, 0.5, rng)
+    inlier = verify(all_matched(800), now, before, MatchSettings(), 300.0, fisheye=True).inlier
+    edge = (np.maximum(angle, angle_now) > 1.0) & (np.maximum(angle, angle_now) < 1.3)
+    assert inlier[~false & edge].mean() > 0.9
+    assert inlier[~false & (angle < 0.5)].mean() > 0.9
+    assert inlier[false].mean() < 0.15
+
+
 @pytest.mark.parametrize(
     ('name', 'value'),
     [

@@ -80,7 +80,7 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
         image_ids = [_write_image(database, frame, camera_id, sensor, rig_id) for frame in frames]
         written = 0
         for earlier, later in pairs(len(frames), settings.window):
-            inliers = _inliers(frames[earlier], frames[later], settings.matching, recorded.camera.focal)
+            inliers = _inliers(frames[earlier], frames[later], settings.matching, recorded.camera)
             if len(inliers) >= settings.fewest:
                 _write_pair(database, image_ids[earlier], image_ids[later], inliers)
                 written += 1
@@ -129,12 +129,13 @@ def _write_image(database: Any, frame: FeatureCloud, camera_id: int, sensor: Any
     return int(image.image_id)
 
 
-def _inliers(earlier: FeatureCloud, later: FeatureCloud, settings: MatchSettings, focal: float) -> np.ndarray:
+def _inliers(earlier: FeatureCloud, later: FeatureCloud, settings: MatchSettings, camera: Camera) -> np.ndarray:
     """[M, 2] uint32: rows in both frames."""
     query, train = (
         Features(frame.keypoints, frame.scores, frame.descriptors, frame.levels) for frame in (later, earlier)
     )
-    found = verify(match(query, train, settings), later.rays, earlier.rays, settings, focal)
+    found = match(query, train, settings)
+    found = verify(found, later.rays, earlier.rays, settings, camera.focal, fisheye=camera.is_fisheye)
     return np.column_stack([found.train, found.query])[found.inlier].astype(np.uint32)
 
 
