@@ -22,7 +22,7 @@ endif
 .PHONY: demo test test-nodes test-others lint benchmark build clean help
 
 help:
-	@echo "make demo [INPUT=path] [TOPIC=name]   run the front-end on a bag, a video or a folder; default: the own sequence"
+	@echo "make demo [INPUT=path] [TOPIC=name]   run the front-end on a bag, a video or a folder; default: the built-in sequence"
 	@echo "make test                             lint, types and tests"
 	@echo "make lint | benchmark | build | clean"
 

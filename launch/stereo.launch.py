@@ -15,14 +15,9 @@ def generate_launch_description() -> LaunchDescription:
             description='Topics of the images; {camera} stands for left and for right.',
         ),
         DeclareLaunchArgument(
-            'camera_info',
-            default_value='{camera}/camera_info',
-            description='Topics of the calibrations; {camera} stands for left and for right.',
-        ),
-        DeclareLaunchArgument(
             'slop',
             default_value='',
-            description="Most that the stamps of a pair differ, seconds; '' leaves it to params_file.",
+            description="Maximum difference between the stamps of a pair, seconds; '' leaves it to params_file.",
         ),
     )
     return describe_launch(

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='demo', description=__doc__)
     parser.add_argument(
-        'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the own sequence'
+        'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the built-in sequence'
     )
     parser.add_argument('--topic', default='', help='image topic of a bag; default: the one with the most images')
     parser.add_argument('--output', type=Path, default=Path('out/demo'), help='default: %(default)s')
@@ -47,7 +47,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1.0,
         help='speed, 1 as recorded; 0 sends an image when the one before was answered; default: %(default)s',
     )
-    parser.add_argument('--frames', type=int, default=150, help='of the own sequence; default: %(default)s')
+    parser.add_argument('--frames', type=int, default=150, help='of the built-in sequence; default: %(default)s')
     # Runs on one machine keep apart; higher domains run into the ports that Linux hands out.
     domain = 1 + os.getpid() % 100
     parser.add_argument('--domain', type=int, default=domain, help='ROS_DOMAIN_ID; default: any of 1 to 100')

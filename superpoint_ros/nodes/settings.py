@@ -26,11 +26,26 @@ PARAMETERS = (
         'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.',
     ),
     Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
-    Parameter('engine', 'auto', 'What runs the network; auto takes the fastest here.', choices=ENGINES),
-    Parameter('precision', 'auto', 'Number format of the network; auto suits the device.', choices=PRECISIONS),
-    Parameter('warm_up_width', 640, 'Width of the pictures to prepare for, pixels.', low=8, high=16384),
-    Parameter('warm_up_height', 480, 'Height of the pictures to prepare for, pixels.', low=8, high=16384),
-    Parameter('mask', '', "Picture, black where no keypoint is wanted, as on the robot itself; '' is none."),
+    Parameter(
+        'engine', 'auto', 'auto, torch or openvino; auto takes OpenVINO on CPUs where it is installed.', choices=ENGINES
+    ),
+    Parameter(
+        'precision',
+        'auto',
+        'auto, float32, bfloat16, float16 (CUDA) or int8 (OpenVINO); auto takes the fastest the device supports.',
+        choices=PRECISIONS,
+    ),
+    Parameter(
+        'warm_up_width',
+        640,
+        'Width of your images, pixels: the network is prepared for it. Others work, too.',
+        low=8,
+        high=16384,
+    ),
+    Parameter('warm_up_height', 480, 'Height of your images, pixels.', low=8, high=16384),
+    Parameter(
+        'mask', '', "Picture that is black where no keypoints are wanted, such as on the robot itself; '' is none."
+    ),
     Parameter(
         'image_transport',
         'raw',
@@ -40,28 +55,28 @@ PARAMETERS = (
     Parameter(
         'image_reliability',
         'best_effort',
-        'best_effort hears every publisher; reliable only reliable ones, but loses none of their images.',
+        'QoS of `image`: best_effort accepts any publisher; reliable only reliable ones, but loses no image.',
         choices=('best_effort', 'reliable'),
     ),
     Parameter(
         'rectification',
         'raw',
-        'raw: `image` is distorted, and rays are undistorted; rectify: undo the distortion of `image` here; '
-        'rectified: `image` already is (image_rect), and rays follow from P.',
+        'raw: `image` is distorted and stays so, only rays are undistorted; rectify: the node undistorts `image`; '
+        'rectified: `image` is undistorted already (image_rect), rays follow from P.',
         choices=RECTIFICATIONS,
         live=True,
     ),
     Parameter(
         'descriptor_type',
         'int8',
-        'Type of the descriptors in `features`: int8, a quarter of the bytes, or float32.',
+        'Type of the descriptors in `features`: float32, or int8 with a quarter of the bytes.',
         choices=DESCRIPTOR_TYPES,
         live=True,
     ),
     Parameter(
         'stale_after',
         2.0,
-        'Seconds without an image, or with images of which none is processed, until /diagnostics warns.',
+        'Seconds without an image, or without a processed one, before /diagnostics warns.',
         low=0.1,
         high=3600.0,
         live=True,
@@ -69,7 +84,7 @@ PARAMETERS = (
     Parameter(
         'max_keypoints',
         _KEYPOINTS.max_keypoints,
-        'Keypoints in an image, at most; the best are kept.',
+        'Maximum number of keypoints in an image; the best are kept.',
         low=1,
         high=20000,
         live=True,
@@ -77,7 +92,7 @@ PARAMETERS = (
     Parameter(
         'detection_threshold',
         _KEYPOINTS.detection_threshold,
-        'Least probability of a keypoint.',
+        'Minimum probability of a keypoint at its own level; its `score` may be lower.',
         low=0.0,
         high=0.999,
         live=True,
@@ -85,7 +100,7 @@ PARAMETERS = (
     Parameter(
         'nms_radius',
         _KEYPOINTS.nms_radius,
-        'No two keypoints are closer than this along both axes, pixels; not for unsuperpoint and kp2d.',
+        'Minimum distance between keypoints of one level in x or y, pixels of that level; not for unsuperpoint, kp2d.',
         low=0,
         high=64,
         live=True,
@@ -93,7 +108,7 @@ PARAMETERS = (
     Parameter(
         'border',
         _KEYPOINTS.border,
-        'Width of the frame along the edges that has no keypoints, pixels.',
+        'Width of the strip along the edges that has no keypoints, pixels of each level.',
         low=0,
         high=1024,
         live=True,
@@ -101,7 +116,7 @@ PARAMETERS = (
     Parameter(
         'subpixel',
         _KEYPOINTS.subpixel,
-        'Refine positions to a fraction of a pixel; not for unsuperpoint and kp2d.',
+        'Refine positions to a fraction of a pixel; not for unsuperpoint, kp2d, whose positions are.',
         live=True,
     ),
     Parameter(
@@ -115,7 +130,7 @@ PARAMETERS = (
     Parameter(
         'levels',
         _KEYPOINTS.levels,
-        'Sizes of the image that keypoints are found in, each 0.7 of the one before; 1 takes half the time of 4.',
+        'Number of image sizes searched for keypoints; 1, the full size alone, takes half the time of 4.',
         low=1,
         high=MOST_LEVELS,
         live=True,
@@ -123,7 +138,7 @@ PARAMETERS = (
     Parameter(
         'levels_per_octave',
         _KEYPOINTS.levels_per_octave,
-        'Of these, from one size to half of it: with 3, and 6 levels, each is 0.8 of the one before.',
+        'Levels from one size to half of it: with 2 each is 0.71 of the one before, with 3 (then use 6 levels) 0.79.',
         low=1,
         high=MOST_PER_OCTAVE,
         live=True,
@@ -131,7 +146,7 @@ PARAMETERS = (
     Parameter(
         'matching.min_similarity',
         _MATCHING.min_similarity,
-        'Least similarity of two features that match: cosine, less 0.08 for each level between them.',
+        'Minimum similarity of a match: cosine of the descriptors, less 0.08 for each level between the features.',
         low=-1.0,
         high=1.0,
         live=True,
@@ -139,7 +154,7 @@ PARAMETERS = (
     Parameter(
         'matching.max_ratio',
         _MATCHING.max_ratio,
-        'Most that the distance to the best match may be of that to the second best; 1 is no test.',
+        "Lowe's ratio test: maximum ratio of the best to the second best descriptor distance; 1 disables it.",
         low=0.01,
         high=1.0,
         live=True,
@@ -147,16 +162,21 @@ PARAMETERS = (
     Parameter(
         'matching.search_radius',
         _MATCHING.search_radius,
-        'Most that a feature moves between two images, pixels; 0 searches everywhere.',
+        'Maximum motion of a feature between two images, pixels; 0 searches everywhere.',
         low=0.0,
         high=10000.0,
         live=True,
     ),
-    Parameter('matching.verify', _MATCHING.verify, 'Check matches against the motion of the camera.', live=True),
+    Parameter(
+        'matching.verify',
+        _MATCHING.verify,
+        'Check matches against the epipolar geometry that most of them agree on, see `inlier`.',
+        live=True,
+    ),
     Parameter(
         'matching.inlier_threshold',
         _MATCHING.inlier_threshold,
-        'Most that an inlier is off its epipolar line, pixels.',
+        'Maximum distance of an inlier from its epipolar line, pixels.',
         low=0.01,
         high=100.0,
         live=True,
@@ -164,7 +184,7 @@ PARAMETERS = (
     Parameter(
         'tracks.max_missed',
         _TRACKS.max_missed,
-        'Images in a row that a track survives without being seen.',
+        'Number of successive images without it that a track survives.',
         low=0,
         high=100,
         live=True,
@@ -172,7 +192,7 @@ PARAMETERS = (
     Parameter(
         'tracks.min_similarity',
         _TRACKS.min_similarity,
-        'Least similarity, likewise, of a feature to the lost track that it continues.',
+        'Minimum similarity, as above, of a feature to the lost track that it continues.',
         low=-1.0,
         high=1.0,
         live=True,
@@ -180,7 +200,7 @@ PARAMETERS = (
     Parameter(
         'tracks.search_radius',
         _TRACKS.search_radius,
-        'Most pixels from where a lost track was last seen; 0 searches everywhere.',
+        'Maximum distance from where a lost track was last seen, pixels; 0 searches everywhere.',
         low=0.0,
         high=10000.0,
         live=True,
@@ -189,7 +209,7 @@ PARAMETERS = (
 _MASKS = Parameter(
     'mask',
     '',
-    "Picture, black where no keypoint is wanted; {camera} in its name stands for the camera's; '' is none.",
+    "Picture that is black where no keypoints are wanted; {camera} in its name is the camera's name; '' is none.",
 )
 _COMMON = tuple(_MASKS if parameter.name == 'mask' else parameter for parameter in PARAMETERS)
 
@@ -198,14 +218,14 @@ STEREO_PARAMETERS = (
     Parameter(
         'pairing.slop',
         0.0,
-        'Most that the stamps of a left and a right image of one pair differ, seconds; 0 pairs equal stamps.',
+        'Maximum difference between the stamps of a pair, seconds; 0 pairs equal stamps.',
         low=0.0,
         high=1.0,
     ),
     Parameter(
         'stereo.epipolar_tolerance',
         _STEREO.epipolar_tolerance,
-        'Most that a match is off its row, rectified pixels.',
+        'Maximum distance of a match from its row, rectified pixels.',
         low=0.01,
         high=100.0,
         live=True,
@@ -213,7 +233,7 @@ STEREO_PARAMETERS = (
     Parameter(
         'stereo.min_disparity',
         _STEREO.min_disparity,
-        'Least disparity, rectified pixels; a little below 0 matches what is infinitely far, too.',
+        'Minimum disparity beyond that of infinity, rectified pixels; slightly below 0 matches infinity, too.',
         low=-100.0,
         high=10000.0,
         live=True,
@@ -221,7 +241,7 @@ STEREO_PARAMETERS = (
     Parameter(
         'stereo.max_disparity',
         _STEREO.max_disparity,
-        'Most disparity, rectified pixels; nearer than focal length times baseline over this nothing matches.',
+        'Maximum disparity beyond that of infinity, rectified pixels: nothing nearer than f * baseline / this matches.',
         low=0.0,
         high=10000.0,
         live=True,
@@ -229,7 +249,7 @@ STEREO_PARAMETERS = (
     Parameter(
         'stereo.min_similarity',
         _STEREO.min_similarity,
-        'Least cosine similarity of two descriptors that match left to right.',
+        'Minimum cosine of the descriptors of a match.',
         low=-1.0,
         high=1.0,
         live=True,
@@ -237,7 +257,7 @@ STEREO_PARAMETERS = (
     Parameter(
         'stereo.max_ratio',
         _STEREO.max_ratio,
-        'Most that the distance to the best match may be of that to the second best in the row; 1 is no test.',
+        "Lowe's ratio test among the features of the row; 1 disables it.",
         low=0.01,
         high=1.0,
         live=True,
@@ -246,11 +266,11 @@ STEREO_PARAMETERS = (
 
 RIG_PARAMETERS = (
     *_COMMON,
-    Parameter('cameras', ['front', 'left', 'right', 'back'], 'Names of the cameras; their topics begin with them.'),
+    Parameter('cameras', ['front', 'left', 'right', 'back'], 'Names of the cameras, with which their topics begin.'),
     Parameter(
         'gather',
         0.02,
-        'Most seconds that an image waits for those of the other cameras, to be one batch; 0 does not wait.',
+        'Maximum time that an image waits for those of other cameras to make one batch, seconds; 0 does not wait.',
         low=0.0,
         high=1.0,
     ),
@@ -303,6 +323,7 @@ def load_detector(values: dict[str, Any], device: str | None = None) -> Detector
         values = values | {'device': device, 'engine': 'auto', 'precision': 'auto'}
     choice = {name: values[name] for name in ('device', 'engine', 'precision')}
     detector = Detector.load(values['weights'], **choice)
+    detector.settings = _group(KeypointSettings, values, '')
     detector.warm_up(values['warm_up_height'], values['warm_up_width'])
     return detector
 
