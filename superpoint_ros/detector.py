@@ -89,7 +89,6 @@ class Detector:
     ) -> None:
         """Arguments and errors: see `load` and `engines.load_engine`."""
         self.settings = settings or KeypointSettings()
-        self.descriptor_dim = network.config.descriptor_dim
         self.stride = network.stride
         self.engine = load_engine(network, engine, device, precision)
         self.description = f'{name}, {self.engine.description}'

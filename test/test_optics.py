@@ -64,6 +64,29 @@ def test_without_a_calibration_the_image_is_taken_as_it_is(rectification):
     assert view.camera is view.mask is view.rectified_by is None
 
 
+@pytest.mark.parametrize(
+    ('change', 'status', 'reason'),
+    [
+        ({'width': 640}, 'camera_info of another size', '640x120'),
+        ({'distortion_model': 'fun_fair_mirror'}, 'wrong camera_info', 'fun_fair_mirror'),
+        ({'d': [0.1] * 3}, 'wrong camera_info', 'takes 4 or 5 coefficients'),
+    ],
+)
+def test_a_calibration_of_no_use_is_warned_of_until_one_fits(change, status, reason):
+    eyes, _ = optics(calibrated=False)
+    for index in range(2):
+        wrong = camera_info()
+        for name, value in change.items():
+            setattr(wrong, name, value)
+        eyes.set_info(wrong)
+        assert eyes.view(picture(), 'raw').camera is None
+        assert eyes.status == status
+        assert reason in eyes.warning
+        eyes.set_info([camera_info(), CameraInfo()][index])
+        eyes.view(picture(), 'raw')
+        assert (eyes.status, eyes.warning) == (['plumb_bob', 'uncalibrated'][index], '')
+
+
 def test_a_mask_of_another_size_is_not_used_and_said():
     fitting = np.full((HEIGHT, WIDTH), 255, np.uint8)
     assert optics(fitting)[0].view(picture(), 'raw').mask is fitting

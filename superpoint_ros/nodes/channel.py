@@ -45,6 +45,11 @@ class Channel:
         """Of the camera's topics, and of its figures."""
         return topic_prefix(self.name)
 
+    @property
+    def warning(self) -> str:
+        """What is odd of the camera, but keeps no image from being processed, for people; '' where nothing is."""
+        return self.optics.warning and f'{self._said}{self.optics.warning}'
+
     def view(self, message: Any, rectification: str) -> View:
         """The picture in an Image or CompressedImage; raises ImageError."""
         return self.optics.view(to_array(message), rectification)

@@ -53,6 +53,8 @@ class FrontendNode(LifecycleNode):
 
     _depth = 1
     """Images of a camera that wait for the executor's thread."""
+    _paired = False
+    """Whether images of two cameras are paired."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class FrontendNode(LifecycleNode):
         self._channels: list[Channel] = []
         self._pipeline: Pipeline | None = None
         self._worker: NewestWins[Any] | None = None
+        self._loader: Thread | None = None
         self._infos: list[Any] = []
         self._inputs: list[Any] = []
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -130,8 +133,10 @@ class FrontendNode(LifecycleNode):
         return self.on_shutdown(state)
 
     def destroy_node(self) -> None:
-        """Finish the image in hand and leave ROS, whatever the state."""
+        """Finish the image in hand, and the loading of weights, and leave ROS, whatever the state."""
         self._stop()
+        if self._loader is not None:
+            self._loader.join()
         super().destroy_node()
 
     def _survive_impossible_transitions(self) -> None:
@@ -154,7 +159,7 @@ class FrontendNode(LifecycleNode):
         outputs = self._make_outputs(name)
         self._outputs.append(outputs)
         mask = _read_mask(self._values['mask'].replace('{camera}', name))
-        return Channel(name, outputs, Statistics(), mask, self.get_logger())
+        return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger())
 
     def _make_outputs(self, name: str) -> Outputs:
         return Outputs(self, topic_prefix(name))
@@ -184,9 +189,11 @@ class FrontendNode(LifecycleNode):
             silence, standstill = statistics.silence, statistics.standstill
             if silence > self._settings.stale_after:
                 count = self.count_publishers(topic)
-                warnings.append(f'No image for {silence:.1f} s on {topic}, which {count} publish.')
+                warnings.append(f'No image on {topic} for {silence:.1f} s (publishers: {count}).')
             elif standstill > self._settings.stale_after:
                 warnings.append(f'Images come on {topic}, but none was processed for {standstill:.1f} s.')
+            if channel.warning:
+                warnings.append(channel.warning)
         return warnings
 
     def _listen(self, index: int, channel: Channel) -> None:
@@ -223,7 +230,8 @@ class FrontendNode(LifecycleNode):
 
     async def _on_reload_weights(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         done = Future()
-        Thread(target=lambda: done.set_result(self._reload_weights(response)), daemon=True).start()
+        self._loader = Thread(target=lambda: done.set_result(self._reload_weights(response)))
+        self._loader.start()
         return await done
 
     def _reload_weights(self, response: Trigger.Response) -> Trigger.Response:

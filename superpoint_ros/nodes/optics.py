@@ -32,6 +32,10 @@ class Optics:
 
     A calibration that is wrong, or of another size than the images, counts as none, and `notice` is called
     with a short name of the fault and a sentence about it.
+
+    Attributes:
+        status: the distortion model, or why there is no calibration, in a few words.
+        warning: why the calibration that came is of no use, for people; '' where it is, or none came.
     """
 
     def __init__(self, mask: np.ndarray | None, notice: Callable[[str, str], None]) -> None:
@@ -41,6 +45,7 @@ class Optics:
         self._known: tuple[Any, ...] = ()
         self._camera: Camera | None = None
         self.status = UNCALIBRATED
+        self.warning = ''
 
     def set_info(self, info: Any) -> None:
         """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
@@ -66,13 +71,16 @@ class Optics:
     def _fitting_camera(self, image: np.ndarray) -> Camera | None:
         self._read_info()
         camera = self._camera
-        if camera is not None and (camera.height, camera.width) != image.shape:
-            self._notice(
+        if camera is None:
+            return None
+        if (camera.height, camera.width) != image.shape:
+            self._refuse(
                 'camera_info of another size',
                 f'camera_info is for {camera.width}x{camera.height} pixels, the images have '
                 f'{image.shape[1]}x{image.shape[0]}: they are taken as uncalibrated.',
             )
             return None
+        self.status, self.warning = 'pinhole' if camera.model == 'none' else camera.model, ''
         return camera
 
     def _read_info(self) -> None:
@@ -84,14 +92,15 @@ class Optics:
             self._camera = Camera.from_info(info)
         except CameraError as error:
             self._camera = None
-            self._notice('wrong camera_info', f'{error} The images are taken as uncalibrated.')
-        else:
-            if self._camera is None:
-                self._notice('zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.')
+            self._refuse('wrong camera_info', f'{error} The images are taken as uncalibrated.')
+            return
         if self._camera is None:
-            self.status = UNCALIBRATED
-        else:
-            self.status = 'pinhole' if self._camera.model == 'none' else self._camera.model
+            self.status, self.warning = UNCALIBRATED, ''
+            self._notice('zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.')
+
+    def _refuse(self, fault: str, why: str) -> None:
+        self.status, self.warning = fault, why
+        self._notice(fault, why)
 
     def _fitting_mask(self, image: np.ndarray) -> np.ndarray | None:
         mask = self._raw_mask

@@ -17,9 +17,12 @@ class Statistics:
     Or unpaired, where the images of two cameras are paired. Safe to use from several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paired: bool = False) -> None:
+        """paired: whether images are paired with those of another camera."""
         self._lock = threading.Lock()
         self._counts = Counter(received=0, processed=0, dropped=0, failed=0)
+        if paired:
+            self._counts['unpaired'] = 0
         self._failures: Counter[str] = Counter()
         self._notices: Counter[str] = Counter()
         self._recent: deque[tuple[float, float]] = deque()  # (time, latency in ms) of each processed image

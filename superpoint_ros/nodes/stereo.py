@@ -105,6 +105,7 @@ class StereoNode(FrontendNode):
     """A front-end for two cameras, whose images are paired by their stamps."""
 
     _depth = 5  # an image lost to a moment's delay would cost its partner, too
+    _paired = True
 
     def __init__(self) -> None:
         super().__init__('superpoint_stereo', STEREO_PARAMETERS, ('left', 'right'))

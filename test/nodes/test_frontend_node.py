@@ -263,19 +263,24 @@ class TestCalibration:
         camera.infos.publish(camera_info(focal=0.0))
         camera.spin_for(0.3)
         assert np.isnan(send_scene(camera).rays).all()
-        values = camera.diagnostics()[2]
-        assert values['calibration'] == 'uncalibrated'
+        level, _, values = camera.diagnostics()
+        assert (level, values['calibration']) == (OK, 'uncalibrated')
         assert values['notice: zero camera_info'] == '1'
         assert 'not calibrated' in active.log
 
-    def test_camera_info_of_another_size_or_model_is_no_calibration(self, camera, active):
+    def test_camera_info_of_another_size_or_model_is_no_calibration_and_warned_of(self, camera, active):
         odd = camera_info()
         odd.distortion_model = 'fun_fair_mirror'
-        for info, sign in ((camera_info(width=640), '640x120'), (odd, 'fun_fair_mirror')):
+        for info, sign in ((odd, 'fun_fair_mirror'), (camera_info(width=640), '640x120')):
             camera.infos.publish(info)
             camera.spin_for(0.3)
             assert np.isnan(send_scene(camera).rays).all()
             assert sign in active.log
+        level, message, values = camera.diagnostics()
+        assert (level, values['calibration']) == (WARN, 'camera_info of another size')
+        assert '640x120' in message
+        camera.infos.publish(camera_info())
+        camera.spin_for(0.3)
 
 
 class TestParametersAndServices:
@@ -471,6 +476,16 @@ class TestInThisProcess:
         node._pipeline = None
         assert not answer.success
         assert 'no such thing' in answer.message
+
+
+def test_a_signal_while_weights_are_loaded_ends_it_cleanly(camera, tmp_path):
+    process = NodeProcess('superpoint_ros.nodes.frontend', tmp_path, '-r', '__node:=loader', autostart='true', levels=1)
+    client = camera.create_client(Trigger, '/loader/reload_weights')
+    camera.spin_until(lambda: 'Active' in process.log and client.service_is_ready(), 'the node to be active')
+    client.call_async(Trigger.Request())
+    camera.spin_until(lambda: 'Loading' in process.log, 'the loading to begin')
+    assert process.interrupt() == 0, process.log
+    camera.destroy_client(client)
 
 
 def test_an_out_of_range_parameter_at_start_is_refused_with_the_reason(tmp_path):

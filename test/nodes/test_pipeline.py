@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from test_optics import camera_info
 
 from superpoint_ros.detector import Detector
-from superpoint_ros.engines import EngineError
+from superpoint_ros.engines import EngineError, openvino
 from superpoint_ros.nodes.channel import Arrival, Channel
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
@@ -150,6 +150,16 @@ def test_a_reload_during_the_fallback_wins():
 @pytest.mark.parametrize('asked', [{'precision': 'float16'}, {'device': 'cuda:3'}])
 def test_on_the_cpu_no_engine_or_precision_of_a_gpu_is_asked_for(asked):
     assert 'on cpu' in load_detector(VALUES | asked, 'cpu').description
+
+
+@pytest.mark.skipif(openvino is None, reason='OpenVINO is not installed')
+def test_nothing_is_compiled_anew_for_the_first_image_whatever_the_levels():
+    values = VALUES | {'engine': 'openvino', 'precision': 'float32', 'levels': 2, 'levels_per_octave': 3}
+    warm = load_detector(values)
+    compiled = set(warm.engine.requests)
+    warm.settings = Settings.of(values).keypoints
+    warm.detect(scene())
+    assert set(warm.engine.requests) == compiled
 
 
 def test_rectifying_from_one_image_to_the_next_begins_anew():

@@ -105,7 +105,8 @@ class TestEight:
         others = [name for name in NAMES if name != 'back']
         warning = rig.warning_while(lambda: answers(rig, publish(rig, names=others)), 'No image')
         assert rig.set(stale_after=30.0) == ''
-        assert 'on /back/image, which 1 publish' in warning
+        assert 'No image on /back/image for ' in warning
+        assert '(publishers: 1).' in warning
         assert warning.count('No image') == 1
         assert len(answers(rig, publish(rig))['back']) > 20
 

@@ -107,7 +107,7 @@ def restarted(rig: Rig, **values: object) -> None:
 
 
 def count(values: dict[str, str], name: str) -> dict[str, int]:
-    return {side: int(values.get(f'{side}/{name}', 0)) for side in ('left', 'right')}
+    return {side: int(values[f'{side}/{name}']) for side in ('left', 'right')}
 
 
 class TestPairs:
@@ -245,7 +245,8 @@ class TestBadInput:
         assert rig.set(stale_after=1.0) == ''
         warning = rig.warning_while(lambda: rig.publish(left, None), '/right/image')
         assert rig.set(stale_after=30.0) == ''
-        assert 'on /right/image, which 1 publish' in warning
+        assert 'No image on /right/image for ' in warning
+        assert '(publishers: 1).' in warning
         assert warning.count('No image') == 1
         rig.spin_until(
             lambda: rig.publish(left, None) and count(rig.latest_values(), 'unpaired')['left'] > before['left'],
