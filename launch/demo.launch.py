@@ -9,6 +9,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from superpoint_ros.demo.sequence import Gallery
+from superpoint_ros.nodes.launching import remap
 from superpoint_ros.nodes.middleware import fast_dds_environment
 from superpoint_ros.share import share_directory
 
@@ -28,6 +29,11 @@ ARGUMENTS = {
         ),
         DeclareLaunchArgument(
             'loop', default_value='true', choices=['true', 'false'], description='Start again at the end.'
+        ),
+        DeclareLaunchArgument(
+            'frame_id',
+            default_value='camera_optical_frame',
+            description='Frame of pictures and videos, which have none, and that RViz shows: for a bag give its own.',
         ),
         DeclareLaunchArgument('rviz', default_value='false', choices=['true', 'false'], description='Show it in RViz.'),
         DeclareLaunchArgument(
@@ -52,27 +58,30 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _replay(context: LaunchContext) -> list[Node]:
-    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    recording = values['input'] or str(Gallery().bag(Path(values['cache'])))
+    included = 'namespace', 'image', 'camera_info', 'image_transport', 'use_sim_time'
+    values = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *included)}
+    given = {name: values[name] for name in ('topic', 'frame_id', 'image_transport') if values[name]}
+    common = {'namespace': values['namespace'], 'additional_env': fast_dds_environment()}
     nodes = [
         Node(
             package='superpoint_ros',
             executable='replay',
-            namespace=LaunchConfiguration('namespace'),
             parameters=[
-                {
-                    'input': recording,
-                    'topic': values['topic'],
+                given
+                | {
+                    'input': values['input'] or str(Gallery().bag(Path(values['cache']))),
                     'rate': float(values['rate']),
                     'loop': values['loop'] == 'true',
-                    'clock': LaunchConfiguration('use_sim_time').perform(context) == 'true',
+                    'clock': values['use_sim_time'] == 'true',
                 }
             ],
-            additional_env=fast_dds_environment(),
+            remappings=remap('', values),
             output='screen',
+            **common,
         )
     ]
     if values['rviz'] == 'true':
         layout = share_directory() / 'config' / 'superpoint.rviz'
-        nodes.append(Node(package='rviz2', executable='rviz2', arguments=['-d', str(layout)]))
+        arguments = ['-d', str(layout), '-f', values['frame_id']]
+        nodes.append(Node(package='rviz2', executable='rviz2', arguments=arguments, **common))
     return nodes

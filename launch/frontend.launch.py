@@ -8,8 +8,5 @@ from superpoint_ros.nodes.launching import describe_launch
 
 def generate_launch_description() -> LaunchDescription:
     """All arguments, then the node that follows from them."""
-    topics = (
-        DeclareLaunchArgument('image', default_value='image', description='Topic of the images.'),
-        DeclareLaunchArgument('camera_info', default_value='camera_info', description='Topic of the calibration.'),
-    )
+    topics = [DeclareLaunchArgument('image', default_value='image', description='Topic of the images.')]
     return describe_launch('frontend', 'superpoint_frontend', 'frontend.yaml', topics)

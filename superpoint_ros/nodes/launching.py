@@ -26,9 +26,9 @@ def describe_launch(
 ) -> LaunchDescription:
     """All arguments of a front-end's launch file, then the node that follows from them.
 
-    params_file: name of a file in `config`. topics: the arguments `image` and `camera_info`, and those that
-    only this launch file has. cameras, parameters: what follows from the values of the arguments: the cameras'
-    names, '' for the only one, and parameters that only this node has.
+    params_file: name of a file in `config`. topics: the argument `image`, and those that only this launch file has.
+    cameras, parameters: what follows from the values of the arguments: the cameras' names, '' for the only one, and
+    parameters that only this node has.
     """
     arguments = {
         argument.name: argument
@@ -40,6 +40,12 @@ def describe_launch(
                 description='Parameters (YAML). The arguments of this file win over it, where given.',
             ),
             *topics,
+            DeclareLaunchArgument(
+                'camera_info',
+                default_value='',
+                description="Topic of the calibration, {camera} as in image; '' takes camera_info beside image: "
+                '/camera/camera_info for /camera/image_raw.',
+            ),
             DeclareLaunchArgument(
                 'image_transport',
                 default_value='',
@@ -111,9 +117,11 @@ def describe_launch(
 def remap(camera: str, values: dict[str, str]) -> list[tuple[str, str]]:
     """From the node's topics of a camera to those that the arguments `image` and `camera_info` name.
 
-    {camera} in them stands for the camera's name.
+    {camera} in them stands for the camera's name. Without `camera_info` it is that in the namespace of `image`.
     """
     image, info = (values[name].replace('{camera}', camera) for name in ('image', 'camera_info'))
+    namespace, slash, _ = image.removesuffix('/compressed').rpartition('/')
+    info = info or f'{namespace}{slash}camera_info'
     if values['image_transport'] == 'compressed' and not image.endswith('/compressed'):
         image += '/compressed'
     prefix = f'{camera}/' if camera else ''
