@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import count, groupby
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from superpoint_ros.pyramid import area_weights, blend_weights, covering_pixels,
 
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
+_CAPTURING = Lock()  # CUDA captures one graph at a time
 _COLUMNS = 7
 _ROW_BYTES = 4 * _COLUMNS
 
@@ -242,12 +244,13 @@ class Session:
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
-            with torch.inference_mode():
+            with _CAPTURING, torch.inference_mode():
                 with torch.cuda.stream(stream):
                     for _ in range(3):  # algorithms are chosen, memory is taken
                         self._step()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=stream):
+                # While weights are reloaded another thread goes on using the device, which must not spoil the graph.
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
                     self._step()
         except RuntimeError as error:
             torch.cuda.synchronize(self._device)  # raises if it is the device that failed
@@ -298,9 +301,11 @@ class Sessions:
 
     def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:
         key = batch, shape, settings
-        if key not in self._sessions:
-            if len(self._sessions) == MOST_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions)))
-            path = DevicePath(self._maps, settings, (shape[0], shape[1]))
-            self._sessions[key] = Session(path, batch, self._dimension), [0] * batch
+        if key in self._sessions:
+            self._sessions[key] = self._sessions.pop(key)  # the one not used for longest comes first
+            return self._sessions[key]
+        if len(self._sessions) == MOST_SESSIONS:
+            self._sessions.pop(next(iter(self._sessions)))
+        path = DevicePath(self._maps, settings, (shape[0], shape[1]))
+        self._sessions[key] = Session(path, batch, self._dimension), [0] * batch
         return self._sessions[key]

@@ -28,8 +28,8 @@ from superpoint_ros.processor import multiplies_int8
 if openvino is not None:
     from superpoint_ros.quantisation import quantise
 
-MOST_SIZES = 32
-"""Image sizes for which a compiled graph is kept."""
+MOST_SIZES = 48
+"""Image sizes for which a compiled graph is kept: those of four cameras of different resolutions at the most levels."""
 
 ENGINES = ('auto', 'torch', 'openvino')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16', 'int8')
@@ -211,12 +211,14 @@ class OpenVINOEngine:
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s."""
-        if shape not in self.requests:
-            if len(self.requests) == MOST_SIZES:
-                self.requests.pop(next(iter(self.requests)))
-            graph = self.graph.clone()
-            graph.reshape([1, 1, *shape])
-            self.requests[shape] = compile_for_cpu(graph, bfloat16=self._bfloat16).create_infer_request()
+        if shape in self.requests:
+            self.requests[shape] = self.requests.pop(shape)  # the one not used for longest comes first
+            return self.requests[shape]
+        if len(self.requests) == MOST_SIZES:
+            self.requests.pop(next(iter(self.requests)))
+        graph = self.graph.clone()
+        graph.reshape([1, 1, *shape])
+        self.requests[shape] = compile_for_cpu(graph, bfloat16=self._bfloat16).create_infer_request()
         return self.requests[shape]
 
 

@@ -1,10 +1,13 @@
 """The way that stays on a device, run on the CPU, against the way by maps; and on CUDA against the CPU in float32."""
 
+from threading import Thread
+
 import numpy as np
 import pytest
 import torch
 from textures import photograph
 
+from superpoint_ros import device_sessions
 from superpoint_ros.detector import Detector
 from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.frontend import Frontend
@@ -152,6 +155,30 @@ def test_spread_keypoints_take_the_way_by_maps():
     by_maps, by_sessions = both_ways(make_network('superpoint'), spread=16, max_keypoints=30)
     picture = photograph(96, 128)
     assert_same(by_sessions.detect(picture), by_maps.detect(picture))
+
+
+def test_the_session_that_was_not_used_for_longest_gives_way(monkeypatch):
+    monkeypatch.setattr(device_sessions, 'MOST_SESSIONS', 2)
+    _, detector = both_ways(make_network('superpoint'))
+    often, once, other = (photograph(*size) for size in ((64, 96), (64, 64), (96, 64)))
+    for picture in (often, once, often, other):
+        detector.detect(picture)
+    assert detector.detect(often).neighbours.among  # the features before are still there
+    assert not detector.detect(once).neighbours.among
+
+
+@needs_cuda
+def test_a_graph_is_captured_while_another_one_runs():
+    running, loading = (Detector.load('superpoint_small', 'cuda') for _ in range(2))
+    picture = photograph(480, 640)
+    expected = running.detect(picture)
+    loader = Thread(target=loading.warm_up, args=(480, 640))
+    loader.start()
+    while loader.is_alive():
+        np.testing.assert_array_equal(running.detect(picture).keypoints, expected.keypoints)
+    for detector in (running, loading):
+        ((session, _),) = detector.engine.sessions._sessions.values()
+        assert session.is_graph
 
 
 @needs_cuda

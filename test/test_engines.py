@@ -107,12 +107,18 @@ def test_a_failing_network_raises_engine_error(engine):
 
 
 @needs_openvino
-def test_more_image_sizes_than_are_kept_still_run():
-    runner = shipped_engine('openvino', 'cpu', 'float32')
-    for side in range(8, 8 * (engines.MOST_SIZES + 3), 8):
+def test_more_image_sizes_than_are_kept_still_run_and_those_in_use_stay(network, monkeypatch):
+    monkeypatch.setattr(engines, 'MOST_SIZES', 3)
+    runner = load_engine(network, 'openvino', 'cpu', 'float32')
+    often = [np.zeros((8, 16), np.uint8)]
+    list(runner.maps(often))
+    first = runner.requests[8, 16]
+    for side in range(16, 64, 8):
         (maps,) = runner.maps([np.zeros((side, 16), np.uint8)])
         assert maps.scores.shape == (side, 16)
-        assert len(runner.requests) <= engines.MOST_SIZES
+        list(runner.maps(often))
+        assert len(runner.requests) <= 3
+    assert runner.requests[8, 16] is first  # not compiled anew
 
 
 @needs_openvino
