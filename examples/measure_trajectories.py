@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def reconstruct(recorded: RecordedFeatures, kitchen: Sequence, every: int = 5) -
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        export(recorded, out, ExportSettings(every=every))
+        export(replace(recorded, frames=recorded.frames[::every]), out, ExportSettings())
         options = pycolmap.IncrementalPipelineOptions(extract_colors=False, random_seed=0)
         models = pycolmap.incremental_mapping(out / DATABASE, out, out, options)
     best = max(models.values(), key=lambda model: model.num_reg_images())

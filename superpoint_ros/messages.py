@@ -58,7 +58,7 @@ class FeatureCloud:
         stamp_ns: time of the image.
         keypoints: [N, 2] float32, pixels (x, y).
         scores: [N] float32.
-        descriptors: [N, D] float32, unit norm.
+        descriptors: [N, D] float32, unit norm; or int8, where they were read as they came.
         rays: [N, 3] float32, undistorted, z = 1; NaN without a calibration.
         track_ids: [N] uint32.
         track_ages: [N] uint16, frames tracked.
@@ -230,8 +230,10 @@ def encode_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     )
 
 
-def read_features(message: Any) -> FeatureCloud:
+def read_features(message: Any, *, dequantised: bool = True) -> FeatureCloud:
     """Arrays of a `features` message. They are views of the message where its types allow.
+
+    dequantised: whether descriptors of int8 become float32; else they stay as they came.
 
     Raises:
         MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
@@ -242,7 +244,7 @@ def read_features(message: Any) -> FeatureCloud:
     descriptors = cloud['descriptor']
     if descriptors.ndim == 1:  # a single component
         descriptors = descriptors[:, None]
-    if descriptors.dtype == np.int8:
+    if dequantised:
         descriptors = dequantise(descriptors)
     return FeatureCloud(
         stamp_ns=stamp_ns(message.header.stamp),
@@ -306,7 +308,9 @@ def quantise(descriptors: np.ndarray) -> np.ndarray:
 
 
 def dequantise(descriptors: np.ndarray) -> np.ndarray:
-    """[N, D] int8 -> [N, D] float32 of unit norm."""
+    """[N, D] int8 -> [N, D] float32 of unit norm; of another type they are given back as they are."""
+    if descriptors.dtype != np.int8:
+        return descriptors
     values = descriptors.astype(np.float32)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 

@@ -135,7 +135,7 @@ class TestDatabase:
 
     def test_exporting_again_replaces(self, database, bag, tmp_path):
         for every in (2, 4):
-            counts = export(read_recorded(bag), tmp_path, ExportSettings(every=every))
+            counts = export(read_recorded(bag, every=every), tmp_path, ExportSettings())
             opened = pycolmap.Database.open(tmp_path / 'database.db')
             assert opened.num_images() == counts['images'] == FRAMES // every
             assert opened.num_verified_image_pairs() == counts['pairs']
@@ -178,6 +178,17 @@ class TestRecorded:
         recorded = read_recorded(bag, '/right/features')
         assert len(recorded.frames) == 3
         assert recorded.camera.width == 640
+
+    def test_each_nth_frame_is_kept_with_its_descriptors_as_they_came(self, bag):
+        every, third = read_recorded(bag).frames, read_recorded(bag, every=3).frames
+        assert [frame.stamp_ns for frame in third] == [frame.stamp_ns for frame in every[::3]]
+        assert {frame.descriptors.dtype for frame in every} == {np.dtype('i1')}
+
+    def test_no_other_cameras_calibration_is_taken(self, messages, tmp_path):
+        two = {'/robot/left/features': messages[:2], '/robot/right/features': messages[2:5]}
+        bag = write_bag(tmp_path / 'bag', two, {'/robot/right/camera_info': camera_info()})
+        assert read_recorded(bag, '/robot/left/features').camera is None
+        assert read_recorded(bag, '/robot/right/features').camera is not None
 
     def test_the_picture_of_the_keypoints_is_found_by_their_rays(self, messages, tmp_path):
         """Features of rectified pictures come with the calibration of the raw ones."""

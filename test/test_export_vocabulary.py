@@ -1,6 +1,7 @@
 """The vocabulary file, read as DBoW3 reads it, and loops found with it."""
 
 import math
+import tracemalloc
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 
 from feature_bags import Walk, camera_info, write_bag
 
+from superpoint_ros.exports import vocabulary
 from superpoint_ros.exports.vocabulary import build_vocabulary, main, write_dbow3
 
 IMAGES, LANDMARKS, SEEN, DIMENSION = 300, 6000, 120, 32
@@ -159,6 +161,22 @@ def test_the_same_seed_gives_the_same_tree(places):
     one, same, other = (build_vocabulary(places[0][:20], 4, 2, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.descriptors, same.descriptors)
     assert one.descriptors.shape != other.descriptors.shape or (one.descriptors != other.descriptors).any()
+
+
+def test_the_tree_does_not_depend_on_which_image_a_descriptor_is_of(places, monkeypatch):
+    monkeypatch.setattr(vocabulary, 'MOST', 1000)
+    apart, together = (build_vocabulary(images, 4, 2) for images in (places[0], [np.concatenate(places[0])]))
+    np.testing.assert_array_equal(apart.parents, together.parents)
+    np.testing.assert_array_equal(apart.descriptors, together.descriptors)
+
+
+def test_more_descriptors_than_the_tree_is_made_from_take_no_more_memory(places, monkeypatch):
+    monkeypatch.setattr(vocabulary, 'MOST', 1000)
+    tracemalloc.start()
+    build_vocabulary(places[0], 4, 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < sum(image.nbytes for image in places[0]) / 2
 
 
 def test_the_command_on_a_bag(tmp_path, capsys):

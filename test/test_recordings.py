@@ -3,6 +3,7 @@
 import shutil
 import struct
 import tarfile
+from array import array
 from pathlib import Path
 
 import cv2
@@ -130,9 +131,13 @@ def test_a_storage_file_alone_is_a_bag(tmp_path, suffix):
 def test_a_topic_can_be_chosen(tmp_path):
     bag = write_bag(tmp_path / 'bag', extra_topic='/another/image')
     check(list(open_recording(bag, Options())))  # the topic with the most images
-    assert len(list(open_recording(bag, Options(topic='/another/image')))) == COUNT // 2
+    others = list(open_recording(bag, Options(topic='/another/image')))
+    assert len(others) == COUNT // 2
+    assert not any(shot.info for shot in others)  # not that of the other camera
     with pytest.raises(RecordingError, match='/cam/image_raw'):
         open_recording(bag, Options(topic='/nowhere'))
+    with pytest.raises(RecordingError, match='/cam/camera_info, /other/camera_info'):
+        open_recording(bag, Options(camera_info_topic='/nowhere'))
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
@@ -184,6 +189,21 @@ def test_a_folder_of_pictures_in_their_natural_order(tmp_path):
         np.testing.assert_array_equal(to_array(decompress(shot.image)), picture(index))
     assert shots[0].image.header.frame_id == 'mast'
     assert shots[0].info is None
+
+
+def test_pictures_of_floats_are_read_and_those_that_ros_has_no_name_for_refused():
+    depth = np.linspace(1, 2, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    image = decompress(compressed(depth))
+    assert image.encoding == '32FC1'
+    np.testing.assert_array_equal(np.frombuffer(image.data, np.float32), depth.ravel())
+    assert np.ptp(to_array(image)) == 255
+    for pixels in (depth.astype(np.float64), depth.astype(np.int32)):
+        with pytest.raises(RecordingError, match=f'1 x {pixels.dtype}'):
+            decompress(compressed(pixels))
+
+
+def compressed(pixels: np.ndarray) -> CompressedImage:
+    return CompressedImage(format='tiff', data=array('B', cv2.imencode('.tiff', pixels)[1].tobytes()))
 
 
 def test_a_folder_whose_names_are_nanoseconds(tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from superpoint_ros.images import to_array
-from superpoint_ros.recordings import CutShortError, RecordingError, compression, open_source
+from superpoint_ros.recordings import CutShortError, RecordingError, calibration_topic, compression, open_source
 
 COUNT = 40
 TOPIC = '/camera/image_raw'
@@ -136,6 +136,26 @@ def copy(bag: Path, folder: Path) -> Path:
     if bag.is_dir():
         return Path(shutil.copytree(bag, folder / bag.name))
     return Path(shutil.copy(bag, folder))
+
+
+@pytest.mark.parametrize(
+    ('camera', 'infos', 'others', 'expected'),
+    [
+        ('/front/image_raw', ['/thermal/camera_info', '/front/camera_info'], ['/thermal/image_raw'], 1),
+        ('/front/image_raw', ['/thermal/camera_info'], ['/thermal/image_raw'], None),
+        ('/robot/front/image', ['/robot/thermal/camera_info'], ['/robot/thermal/image'], None),
+        ('/front/image', ['/camera_info'], ['/thermal/image'], None),
+        ('/image', ['/front/camera_info', '/camera_info'], ['/front/image'], 1),
+        ('/image/compressed', ['/camera_info'], ['/image'], 0),
+        ('/camera/image_raw', ['/camera/camera_info', '/camera/depth/camera_info'], ['/camera/depth/image'], 0),
+        ('/camera/rgb/image', ['/camera/camera_info'], ['/thermal/image'], 0),
+        ('/superpoint/features', ['/camera/camera_info'], [], 0),
+        ('/superpoint/features', ['/a/camera_info', '/b/camera_info'], [], None),
+        ('/image', [], [], None),
+    ],
+)
+def test_a_calibration_is_the_cameras_that_it_is_nearest_to(camera, infos, others, expected):
+    assert calibration_topic(infos, camera, [camera, *others]) == ('' if expected is None else infos[expected])
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])

@@ -18,7 +18,7 @@ from superpoint_ros.camera import Camera, CameraError
 from superpoint_ros.detector import Features
 from superpoint_ros.exports.recorded import RecordedFeatures, read_recorded
 from superpoint_ros.matching import MatchSettings, match, verify
-from superpoint_ros.messages import FeatureCloud, MessageError
+from superpoint_ros.messages import FeatureCloud, MessageError, dequantise
 from superpoint_ros.recordings import RecordingError
 
 HALF_A_PIXEL = 0.5
@@ -32,16 +32,14 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Which frames, and which pairs of them.
+    """Which pairs of frames.
 
     Attributes:
-        every: take each n-th frame.
         window: frames are matched to so many before; beyond, to those 2, 4, 8 ... times as far.
         fewest: inliers of a pair that is worth writing.
         matching: of two frames' descriptors.
     """
 
-    every: int = 1
     window: int = 10
     fewest: int = 20
     matching: MatchSettings = field(default_factory=lambda: MatchSettings(max_ratio=0.95))
@@ -66,10 +64,10 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
     """
     pycolmap = _pycolmap()
     if recorded.camera is None:
-        raise ExportError('The bag has no calibration: record `camera_info` beside `features`.')
+        raise ExportError('The bag has no calibration beside `features`: record `camera_info`, or name its topic.')
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATABASE).unlink(missing_ok=True)
-    frames = recorded.frames[:: settings.every]
+    frames = recorded.frames
     database = pycolmap.Database.open(folder / DATABASE)
     try:
         camera_id = database.write_camera(colmap_camera(recorded.camera))
@@ -132,7 +130,8 @@ def _write_image(database: Any, frame: FeatureCloud, camera_id: int, sensor: Any
 def _inliers(earlier: FeatureCloud, later: FeatureCloud, settings: MatchSettings, camera: Camera) -> np.ndarray:
     """[M, 2] uint32: rows in both frames."""
     query, train = (
-        Features(frame.keypoints, frame.scores, frame.descriptors, frame.levels) for frame in (later, earlier)
+        Features(frame.keypoints, frame.scores, dequantise(frame.descriptors), frame.levels)
+        for frame in (later, earlier)
     )
     found = match(query, train, settings)
     found = verify(found, later.rays, earlier.rays, settings, camera.focal, fisheye=camera.is_fisheye)
@@ -164,7 +163,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('out', type=Path, help='folder for database.db')
     parser.add_argument('--topic', default='', help='of the features, where the bag has several cameras')
     parser.add_argument('--camera-info-topic', default='', help='of the calibration, where the bag has several')
-    parser.add_argument('--every', type=_positive, default=defaults.every, help='each n-th frame; default: %(default)s')
+    parser.add_argument('--every', type=_positive, default=1, help='each n-th frame; default: %(default)s')
     parser.add_argument(
         '--window',
         type=_positive,
@@ -172,9 +171,10 @@ def main(args: list[str] | None = None) -> None:
         help='match a frame to so many before it, and some further away; default: %(default)s',
     )
     options = parser.parse_args(args)
-    settings = ExportSettings(every=options.every, window=options.window)
+    settings = ExportSettings(window=options.window)
     try:
-        counts = export(read_recorded(options.bag, options.topic, options.camera_info_topic), options.out, settings)
+        recorded = read_recorded(options.bag, options.topic, options.camera_info_topic, options.every)
+        counts = export(recorded, options.out, settings)
     except (ExportError, RecordingError, CameraError, MessageError) as error:
         sys.exit(f'export_colmap: {error}')
     print(f'{options.out / DATABASE}: {counts["images"]} images, {counts["pairs"]} verified pairs.')

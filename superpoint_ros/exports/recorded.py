@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.messages import FeatureCloud, read_features
-from superpoint_ros.recordings import Bag, CutShortError, RecordingError, TopicSummary
+from superpoint_ros.messages import FeatureCloud, read_features, stamp_ns
+from superpoint_ros.recordings import Bag, CutShortError, RecordingError, TopicSummary, calibration_topic
 from superpoint_ros.recordings.bags import is_bag
 
 _CLOUD, _INFO = 'sensor_msgs/msg/PointCloud2', 'sensor_msgs/msg/CameraInfo'
 _SAME_RAY = 1e-3  # a pixel of a lens of 1000 pixels
+_SAMPLE = 50  # frames, at most, that tell whether pictures were rectified
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class RecordedFeatures:
     """The features of one camera.
 
     Attributes:
-        frames: by ascending stamps; those of the same stamp once.
+        frames: by ascending stamps; those of the same stamp once. Descriptors are as they were recorded, of int8 or
+            float32: see `messages.dequantise`.
         camera: of the picture that the keypoints lie in; None where no calibration was recorded.
     """
 
@@ -32,13 +34,14 @@ class RecordedFeatures:
     camera: Camera | None
 
 
-def read_recorded(path: Path, topic: str = '', info_topic: str = '') -> RecordedFeatures:
+def read_recorded(path: Path, topic: str = '', info_topic: str = '', every: int = 1) -> RecordedFeatures:
     """Read a bag; of one that is cut off, what there is.
 
     Args:
         path: the bag.
         topic: of the features; '' takes the one whose name ends in `features`.
-        info_topic: of the calibration; '' takes that beside the features, or the only one.
+        info_topic: of the calibration; '' takes the one that is the features' by its name.
+        every: take each n-th frame.
 
     Raises:
         RecordingError: it is no bag, holds no features, or several cameras' and none is named.
@@ -48,21 +51,25 @@ def read_recorded(path: Path, topic: str = '', info_topic: str = '') -> Recorded
         raise RecordingError(f'{path} is no bag: expected is one of `features`, as `ros2 bag record` writes it.')
     bag = Bag(path)
     topics = bag.topics()
-    topic = topic or _features_topic(path, topics)
-    info_topic = info_topic or _info_topic(topics, topic)
-    frames: dict[int, FeatureCloud] = {}
+    found = [t.name for t in topics if t.type == _CLOUD and t.name.endswith('features')]
+    topic = topic or _only(found, path, topics)
+    infos = [t.name for t in topics if t.type == _INFO]
+    info_topic = info_topic or calibration_topic(infos, topic, {topic, *found})
+    frames: list[FeatureCloud] = []
+    stamps: set[int] = set()
     info = None
     for name, message in _messages(bag, {topic, info_topic}):
-        if name == topic:
-            cloud = read_features(message)
-            frames.setdefault(cloud.stamp_ns, cloud)
-        elif info is None:
-            info = message
+        if name != topic:
+            info = info or message
+        elif (stamp := stamp_ns(message.header.stamp)) not in stamps:
+            if len(stamps) % every == 0:
+                frames.append(read_features(message, dequantised=False))
+            stamps.add(stamp)
     if not frames:
         raise RecordingError(f'{path} holds no messages on {topic}.')
-    ordered = [frames[stamp] for stamp in sorted(frames)]
+    frames.sort(key=lambda frame: frame.stamp_ns)
     camera = Camera.from_info(info) if info is not None else None
-    return RecordedFeatures(ordered, camera and _seen_through(camera, ordered))
+    return RecordedFeatures(frames, camera and _seen_through(camera, frames))
 
 
 def _messages(bag: Bag, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -71,8 +78,8 @@ def _messages(bag: Bag, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
             yield record.topic, record.load()
 
 
-def _features_topic(path: Path, topics: list[TopicSummary]) -> str:
-    found = [t.name for t in topics if t.type == _CLOUD and t.name.endswith('features')]
+def _only(found: list[str], path: Path, topics: list[TopicSummary]) -> str:
+    """The only topic of features."""
     if len(found) != 1:
         held = ', '.join(found or [f'{t.name} ({t.type})' for t in topics]) or 'nothing'
         problem = 'several cameras: name the topic of one' if found else 'no topic that ends in features'
@@ -80,17 +87,11 @@ def _features_topic(path: Path, topics: list[TopicSummary]) -> str:
     return found[0]
 
 
-def _info_topic(topics: list[TopicSummary], features: str) -> str:
-    """The calibration in the features' namespace, or the only one; '' where neither is."""
-    infos = [topic.name for topic in topics if topic.type == _INFO]
-    beside = f'{features.rpartition("/")[0]}/camera_info'
-    return beside if beside in infos else infos[0] if len(infos) == 1 else ''
-
-
 def _seen_through(camera: Camera, frames: list[FeatureCloud]) -> Camera:
     """The camera itself, or the rectified one where the rays tell that the keypoints are in rectified pictures."""
-    rays = np.concatenate([frame.rays for frame in frames])
-    keypoints = np.concatenate([frame.keypoints for frame in frames])
+    sample = frames[:: -(-len(frames) // _SAMPLE)]
+    rays = np.concatenate([frame.rays for frame in sample])
+    keypoints = np.concatenate([frame.keypoints for frame in sample])
     known = np.isfinite(rays).all(axis=1)
     off = [np.abs(c.rays(keypoints[known]) - rays[known]).max(axis=1) for c in (camera, camera.rectified)]
     raw, rectified = (np.nan_to_num(error, nan=np.inf) for error in off)

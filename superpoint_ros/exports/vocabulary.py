@@ -9,12 +9,13 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from superpoint_ros.exports.recorded import read_recorded
-from superpoint_ros.messages import MessageError
+from superpoint_ros.messages import MessageError, dequantise
 from superpoint_ros.recordings import RecordingError
 
 BRANCHES, LEVELS = 10, 4
@@ -63,7 +64,7 @@ class Vocabulary:
 def build_vocabulary(
     images: Sequence[np.ndarray], branches: int = BRANCHES, levels: int = LEVELS, seed: int = 0
 ) -> Vocabulary:
-    """The vocabulary of images' descriptors, each [M, D] float32. The same seed gives the same tree.
+    """The vocabulary of images' descriptors, each [M, D] float32 or int8. The same seed gives the same tree.
 
     Raises:
         ValueError: there are no descriptors.
@@ -72,7 +73,9 @@ def build_vocabulary(
     if not total:
         raise ValueError('There are no descriptors to make a vocabulary of.')
     every = -(-total // MOST)
-    descriptors = np.concatenate(images)[::every]
+    ends = accumulate(map(len, images))
+    chosen = [image[(len(image) - end) % every :: every] for image, end in zip(images, ends, strict=True)]
+    descriptors = np.concatenate(list(map(dequantise, chosen)))
     rng = np.random.default_rng(seed)
     parents, means = [0], [np.zeros(descriptors.shape[1], np.float32)]
     level = [(0, np.arange(len(descriptors)))]
@@ -85,9 +88,9 @@ def build_vocabulary(
                 means.append(descriptors[members].mean(axis=0))
         level = below
     tree = Vocabulary(branches, levels, np.array(parents), np.array(means), np.zeros(len(parents)))
-    of_image = np.repeat(np.arange(len(images)), [len(image) for image in images])
-    found = np.unique(np.stack([of_image, tree.nodes_of(np.concatenate(images))]), axis=1)
-    seen = np.bincount(found[1], minlength=len(parents))
+    seen = np.zeros(len(parents), np.intp)  # images with each word
+    for image in images:
+        seen[np.unique(tree.nodes_of(dequantise(image)))] += 1
     weights = np.log(len(images) / np.maximum(seen, 1)) * (seen > 0)
     return Vocabulary(branches, levels, tree.parents, tree.descriptors, weights)
 

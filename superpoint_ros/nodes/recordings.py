@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from superpoint_ros.recordings import (
     RecordingError,
     Source,
     TopicSummary,
+    calibration_topic,
     open_source,
 )
 
@@ -43,7 +44,13 @@ class Shot:
 
 
 class Recording(Protocol):
-    """Can be iterated again and again; raises CutShortError where a damaged recording stops."""
+    """Can be iterated again and again; raises CutShortError where a damaged recording stops.
+
+    Attributes:
+        calibration: topic or file that the calibration is from; '' where there is none.
+    """
+
+    calibration: str
 
     def __iter__(self) -> Iterator[Shot]: ...
 
@@ -56,7 +63,7 @@ class Options:
 
     Attributes:
         topic: image topic of a bag; empty takes the one with the most images.
-        camera_info_topic: calibration topic of a bag; empty takes the one named most like the image topic.
+        camera_info_topic: calibration topic of a bag; empty takes the one that is the camera's by its name.
         camera_info: calibration file that stands in for a recorded calibration.
         frame_id: frame of pictures and videos, which have none.
         fps: rate of pictures that have no times.
@@ -83,7 +90,7 @@ def open_recording(path: Path, options: Options) -> Recording:
         return BagCamera(source, options)
     intrinsics = options.camera_info or path / 'intrinsics.yaml'
     info = read_camera_info(intrinsics) if options.camera_info or intrinsics.exists() else None
-    return PlainCamera(source, options.frame_id, info)
+    return PlainCamera(source, options.frame_id, info, calibration=str(intrinsics) if info else '')
 
 
 def time_of(stamp_ns: int) -> Time:
@@ -96,10 +103,13 @@ def decompress(message: CompressedImage) -> Image:
     """Image message of a compressed one.
 
     Raises:
-        RecordingError: OpenCV can't decode it.
+        RecordingError: OpenCV can't decode it, or its pixels are of a type that is not known here.
     """
     data = np.frombuffer(message.data, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:
+        pixels = None
     if pixels is None:
         raise RecordingError(f"An image of format '{message.format}' and {data.size} bytes can't be decoded.")
     return _to_image(RawImage.of(np.asarray(pixels)), message.header)
@@ -108,7 +118,8 @@ def decompress(message: CompressedImage) -> Image:
 class PlainCamera:
     """A video, or a folder of pictures, seen as a camera."""
 
-    def __init__(self, source: Source, frame_id: str, info: CameraInfo | None) -> None:
+    def __init__(self, source: Source, frame_id: str, info: CameraInfo | None, calibration: str) -> None:
+        self.calibration = calibration
         self._source = source
         self._frame_id = frame_id
         self._info = info
@@ -134,7 +145,8 @@ class BagCamera:
         self._info = read_camera_info(options.camera_info) if options.camera_info else None
         topics = bag.topics()
         self.topic = _image_topic(topics, options.topic)
-        self.camera_info_topic = options.camera_info_topic or _info_topic(topics, self.topic)
+        self.camera_info_topic = _info_topic(topics, options.camera_info_topic, self.topic)
+        self.calibration = str(options.camera_info or self.camera_info_topic)
 
     def __str__(self) -> str:
         return f'{self.topic} of {self._bag}'
@@ -187,15 +199,12 @@ def _image_topic(topics: list[TopicSummary], wanted: str) -> str:
     return wanted or max(sorted(counts), key=counts.__getitem__)
 
 
-def _info_topic(topics: list[TopicSummary], image_topic: str) -> str:
-    names = sorted(topic.name for topic in topics if topic.type == _CAMERA_INFO)
-    return max(names, key=lambda name: _agreement(name, image_topic), default='')
-
-
-def _agreement(one: str, other: str) -> int:
-    """How many levels two topic names share from the left."""
-    levels = zip(one.split('/'), other.split('/'), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], levels)))
+def _info_topic(topics: list[TopicSummary], wanted: str, image_topic: str) -> str:
+    infos = [topic.name for topic in topics if topic.type == _CAMERA_INFO]
+    if wanted and wanted not in infos:
+        held = ', '.join(infos) or 'no topic'
+        raise RecordingError(f"The bag holds no calibration on '{wanted}'; it does on {held}.")
+    return wanted or calibration_topic(infos, image_topic, [topic.name for topic in topics if topic.has_images])
 
 
 def _to_header(message: Any) -> Header:

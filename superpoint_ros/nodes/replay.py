@@ -29,7 +29,11 @@ from superpoint_ros.nodes.recordings import (
 PARAMETERS = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
     Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images."),
-    Parameter('camera_info_topic', '', "Calibration topic in the bag; '' takes the one named most like `topic`."),
+    Parameter(
+        'camera_info_topic',
+        '',
+        "Calibration topic in the bag; '' takes the one that is the camera's by its name, if any.",
+    ),
     Parameter('camera_info', '', 'Calibration file (YAML) to publish in place of a recorded calibration.'),
     Parameter('frame_id', 'camera', 'frame_id of pictures and videos, which have none.'),
     Parameter('fps', 30.0, 'Images per second, for pictures that have no times.', low=0.01, high=1000.0),
@@ -109,7 +113,8 @@ class Replay(Node):
         )
         if settings['wait_for_subscribers']:
             self._wait_for_subscribers(settings['wait_for_subscribers'])
-        self.get_logger().info(f'Playing {recording}.')
+        calibration = f'calibrated by {recording.calibration}' if recording.calibration else 'uncalibrated'
+        self.get_logger().info(f'Playing {recording}, {calibration}.')
         shift_ns = 0
         while True:
             shift_ns += self._play_once(recording, shift_ns)

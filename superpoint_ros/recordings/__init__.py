@@ -18,6 +18,7 @@ from superpoint_ros.recordings.source import (
     RecordingError,
     Source,
     TopicSummary,
+    calibration_topic,
 )
 from superpoint_ros.recordings.videos import Video
 
@@ -33,6 +34,7 @@ __all__ = [
     'Source',
     'TopicSummary',
     'Video',
+    'calibration_topic',
     'open_source',
 ]
 

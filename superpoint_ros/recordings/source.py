@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +13,14 @@ import numpy as np
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 # Of recordings without times. Not 0, which tf2 takes for "the newest", and others for "no time".
 FIRST_STAMP_NS = 1_000_000_000
-_ENCODINGS = {  # (samples, bytes a sample) as OpenCV decodes -> ROS's name
-    (1, 1): 'mono8',
-    (3, 1): 'bgr8',
-    (4, 1): 'bgra8',
-    (1, 2): 'mono16',
-    (3, 2): 'bgr16',
-    (4, 2): 'bgra16',
+_ENCODINGS = {  # (samples, their type) as OpenCV decodes -> ROS's name
+    (1, 'uint8'): 'mono8',
+    (3, 'uint8'): 'bgr8',
+    (4, 'uint8'): 'bgra8',
+    (1, 'uint16'): 'mono16',
+    (3, 'uint16'): 'bgr16',
+    (4, 'uint16'): 'bgra16',
+    (1, 'float32'): '32FC1',
 }
 
 
@@ -43,11 +45,18 @@ class RawImage:
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> RawImage:
-        """A picture as OpenCV decodes it: [H, W] or [H, W, 3 or 4] uint8 or uint16."""
+        """A picture as OpenCV decodes it: [H, W] or [H, W, 3 or 4] uint8 or uint16, or [H, W] float32.
+
+        Raises:
+            RecordingError: it is of another type, for which ROS has no name that is read here.
+        """
         height, width = pixels.shape[:2]
         samples = pixels.shape[2] if pixels.ndim == 3 else 1
+        encoding = _ENCODINGS.get((samples, pixels.dtype.name))
+        if encoding is None:
+            raise RecordingError(f"A picture of {samples} x {pixels.dtype.name} a pixel can't be read.")
         data = np.ascontiguousarray(pixels).view(np.uint8).reshape(-1)
-        return cls(height, width, _ENCODINGS[samples, pixels.itemsize], 0, data.size // height, data)
+        return cls(height, width, encoding, 0, data.size // height, data)
 
 
 @dataclass(frozen=True)
@@ -133,3 +142,27 @@ class Source(Protocol):
 def rate_hz(count: int, first_ns: int, last_ns: int) -> float:
     """Messages a second."""
     return (count - 1) * 1e9 / (last_ns - first_ns) if last_ns > first_ns else 0.0
+
+
+def calibration_topic(infos: Collection[str], camera: str, cameras: Collection[str]) -> str:
+    """The `camera_info` that is a camera's by its name; '' where none is, or several are.
+
+    Its namespace shares more levels with that of the camera's topic than those of the other infos do, one at least
+    unless there are no other cameras; and no topic of another camera shares more with it.
+
+    Args:
+        infos: topics of calibrations.
+        camera: the topic, one of `cameras`.
+        cameras: topics of all cameras.
+    """
+    shared = {info: _shared_levels(info, camera) for info in infos}
+    own = [info for info in infos if shared[info] == max(_shared_levels(info, other) for other in cameras)]
+    best = max((shared[info] for info in own), default=0)
+    nearest = [info for info in own if shared[info] == best]
+    return nearest[0] if len(nearest) == 1 and (best or len(cameras) == 1) else ''
+
+
+def _shared_levels(one: str, other: str) -> int:
+    """How many levels the namespaces of two topics share from the left, and one more where they are the same."""
+    a, b = (topic.removesuffix('/compressed').strip('/').split('/')[:-1] for topic in (one, other))
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))) + (a == b)

@@ -103,6 +103,7 @@ def test_a_bag_at_its_recorded_rate(replay, listen, tmp_path):
     assert [info.header for info in listener.infos] == [image.header for image in listener.images]
     assert [info.k[0] for info in listener.infos] == [150.0 + index for index in range(COUNT)]
     # Never ahead of the recording, which lasts 0.55 s; how far behind is the machine's business.
+    assert 'calibrated by /cam/camera_info' in process.log
     assert float(re.search(r'Played 12 images in ([\d.]+) s', process.log)[1]) >= 0.5
 
 
