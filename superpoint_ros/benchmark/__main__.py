@@ -173,9 +173,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
     parser.add_argument('--keypoints', type=int, default=1000, help='at most this many an image')
-    parser.add_argument(
-        '--levels', type=int, help='image sizes searched for keypoints; default: 1, or 4 with --node'
-    )
+    parser.add_argument('--levels', type=int, help='image sizes searched for keypoints; default: 1, or 4 with --node')
     parser.add_argument('--frames', type=int, default=100, help='images to time')
     parser.add_argument('--plain-frames', type=int, default=20, help='of these with the slow plain code')
     parser.add_argument('--scaling', action=argparse.BooleanOptionalAction, default=True, help='also sizes and batches')

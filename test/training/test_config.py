@@ -6,26 +6,18 @@ import pytest
 
 from superpoint_training.config import ConfigError, load_config
 from superpoint_training.labels import LabelConfig
+from superpoint_training.recipes import RECIPES
 from superpoint_training.recipes.superpoint import MagicPointTraining, SuperPointTraining
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 
 
-@pytest.mark.parametrize(
-    ('kind', 'name'),
-    [
-        (MagicPointTraining, 'magicpoint'),
-        (LabelConfig, 'labels'),
-        (SuperPointTraining, 'teacher'),
-        (SuperPointTraining, 'superpoint'),
-        (SuperPointTraining, 'superpoint_small'),
-        (SuperPointTraining, 'fine_tune'),
-        (MagicPointTraining, 'comparison/magicpoint'),
-        (SuperPointTraining, 'comparison/superpoint'),
-    ],
-)
-def test_shipped_configurations_load(kind, name):
-    load_config(kind, CONFIGS / f'{name}.yaml')
+@pytest.mark.parametrize('path', sorted(CONFIGS.rglob('*.yaml')), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_shipped_configurations_load(path):
+    words = [*path.stem.split('_'), *path.parent.name.split('_')]
+    kinds = {'labels': LabelConfig, 'magicpoint': MagicPointTraining}
+    kinds |= {name: RECIPES[name].config for name in ('goodpoint', 'kp2d', 'unsuperpoint')}
+    load_config(next((kind for word, kind in kinds.items() if word in words), SuperPointTraining), path)
 
 
 @pytest.mark.parametrize(
@@ -53,5 +45,14 @@ def test_overrides_reach_nested_keys(tmp_path):
     path.write_text('seed: 4')
     config = load_config(MagicPointTraining, path, ['loop.steps=7', 'network.detector_head=skip'])
     assert (config.seed, config.loop.steps, config.network.detector_head) == (4, 7, 'skip')
-    with pytest.raises(ConfigError, match='unknown key stops'):
-        load_config(MagicPointTraining, path, ['loop.stops=7'])
+    for override, message in {
+        'loop.stops=7': 'unknown key stops',
+        'loop.steps=[1': r"the value of 'loop.steps=\[1' is not YAML",
+        'seed.x=1': 'seed: expected int',
+        'seed': 'not of the form key=value',
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            load_config(MagicPointTraining, path, [override])
+    path.write_text('[1, 2]')
+    with pytest.raises(ConfigError, match='expected a mapping'):
+        load_config(MagicPointTraining, path, ['seed=3'])

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from superpoint_ros.detector import Features
 from superpoint_training.evaluate import main
 from superpoint_training.evaluation.results import finite
 from superpoint_training.evaluation.shapes_run import render, shapes_results
-from superpoint_training.peers import make_detector
+from superpoint_training.peers import NamedDetector, make_detector
 
 SHIFT = np.array([[1, 0.02, 5], [-0.02, 1, 3], [0, 0, 1]])
 MEANS = ('repeatability', 'localization_error', 'matching_score', 'matching_accuracy', 'nn_map', 'coverage')
@@ -191,7 +192,7 @@ def test_nothing_usable_is_an_error(pairs, tmp_path, capsys):
         ['--sequence', 'absent'],
         ['--recording', 'absent'],
         ['--shapes', '1', '--detectors', 'surf'],
-        ['--shapes', '1', '--set', 'keypoints=none'],
+        ['--pairs', '.', '--set', 'keypoints=none'],
         ['--compare', 'absent.json', 'absent.json'],
     ],
 )
@@ -212,6 +213,13 @@ def test_errors_are_one_line(arguments, tmp_path, monkeypatch, capsys):
         ['--pairs', 'x', '--jobs', '0'],
         ['--sequence', 'x', '--gaps', '0'],
         ['--pairs', 'x', '--protocol', 'mine'],
+        ['--shapes', '3', '--protocol', 'kp2d-320'],
+        ['--shapes', '3', '--set', 'keypoints=3'],
+        ['--pairs', 'x', '--topic', '/image'],
+        ['--pairs', 'x', '--frames', '3'],
+        ['--recording', 'x', '--intrinsics', 'y'],
+        ['--recording', 'x', '--gaps', '3'],
+        ['--pairs', 'x', '--clean'],
     ],
 )
 def test_calls_that_make_no_sense_are_refused(arguments, tmp_path):
@@ -242,6 +250,14 @@ def test_shapes(flags, tmp_path):
         assert 0 <= figures['AP_all'] <= 1
         assert set(figures['AP']) == {'lines', 'polygon', 'polygons', 'star', 'checkerboard', 'stripes', 'cube'}
         assert figures['precision_recall']['recall'][0] == 0
+
+
+def test_a_detector_that_finds_nothing_scores_nothing():
+    found = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, 8), np.float32))
+    nothing = NamedDetector('nothing', 'finds nothing', 'key', lambda picture: found)
+    (result,) = shapes_results(1, noisy=False, detectors={'nothing': nothing}).values()
+    assert result['mAP'] == 0
+    assert result['precision_recall'] == {'recall': [], 'precision': []}
 
 
 def test_noise_makes_shapes_harder():

@@ -1,5 +1,9 @@
 """Detectors behind one interface, and their predictions: computed once, the same afterwards, whatever the disk does."""
 
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -176,6 +180,30 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_run(tmp_path):
         first = predict(texture())
     assert same(predict(texture()), first)
     assert counting.calls == 1
+
+
+def test_a_disk_that_fills_under_two_threads_costs_a_warning_and_leaves_nothing(tmp_path, monkeypatch):
+    """One of them fails to write while the other is about to."""
+    writing, failed, written = threading.Event(), threading.Event(), np.savez
+
+    def write(file, **arrays):
+        written(file, **arrays)
+        if threading.current_thread() is threading.main_thread():
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        writing.set()
+        failed.wait(10)
+
+    monkeypatch.setattr(np, 'savez', write)
+    predict = Predictions(Counting().named, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(predict, texture(1))
+        assert writing.wait(10)
+        with pytest.warns(UserWarning, match='No space left'):
+            predict(texture(0))
+        failed.set()
+        assert len(other.result())
+    assert [path.suffix for path in tmp_path.rglob('*') if path.is_file()] == ['.npz']
+    assert not list(tmp_path.rglob('*.part'))
 
 
 def test_keys_differ_by_settings_and_weights():

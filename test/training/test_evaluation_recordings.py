@@ -3,6 +3,7 @@
 import dataclasses
 
 import cv2
+import drives
 import numpy as np
 import pytest
 
@@ -70,6 +71,12 @@ def test_frames_of_a_bag(tmp_path):
     assert len(read_frames(tmp_path / 'bag', '/rear', 100)[0].frames) == 2
     with pytest.raises(ValueError, match=r"no images on '/left'.*/front, /rear"):
         read_frames(tmp_path / 'bag', '/left', 100)
+
+
+def test_without_a_word_the_camera_is_the_one_that_a_retraining_takes(tmp_path):
+    depth = [texture(index).astype(np.uint16) for index in range(5)]
+    path = drives.write_bag(tmp_path / 'bag', {'/depth': depth, '/colour': [texture(index) for index in range(3)]})
+    assert read_frames(path, '', 100)[0].name.endswith(' /colour')
 
 
 def test_recordings_without_a_frame_are_errors(tmp_path):

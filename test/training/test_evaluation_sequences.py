@@ -193,6 +193,7 @@ def test_the_true_motion_moves_points_from_frame_to_frame(tmp_path):
         (lambda root: (root / 'intrinsics.yaml').write_text('nothing'), 'no names'),
         (lambda root: (root / 'timestamps.txt').write_text('0 0.0 nothing'), 'names no picture'),
         (lambda root: (root / 'timestamps.txt').unlink(), 'is no sequence'),
+        (lambda root: (root / 'frames.tar').write_bytes(b'torn'), "frames.tar' is not a readable tar"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(spoil, message, tmp_path):

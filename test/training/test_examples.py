@@ -15,6 +15,7 @@ from superpoint_training.examples import (
     LabelledFrames,
     PairExamples,
     PairsConfig,
+    PlainFrames,
     RenderedShapes,
     ShapeExamples,
     ShapesConfig,
@@ -118,7 +119,23 @@ def test_crops_come_from_everywhere_in_a_large_frame_and_hold_the_whole_of_a_sma
     assert np.ptp([y for _, y in corners]) > 0.8 * (100 - 64)
     alone = PairExamples([(Still(small), 1.0)], config, 0)[0]
     assert (alone['image_a'][0, 12:52, 7:57].numpy() == small).all()
+    points = alone['points_a'][alone['points_valid']].numpy()
+    assert len(points) > 3
+    assert ((points >= (7, 12)) & (points < (57, 52))).all()
     assert alone['valid_a'].tolist() == [[2 <= r <= 5 and 2 <= c <= 5 for c in range(8)] for r in range(8)]
+
+
+def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
+    """By what they are written as, which a checkpoint keeps."""
+    frames, others = Frames(pictures), Frames(pictures)
+    others.names = [f'other/{name}' for name in frames.names]
+
+    def labelled(each, moved):
+        return LabelledFrames(each, Labels(dict.fromkeys(each.names, Still.keypoints + moved), {}))
+
+    sources = [PlainFrames(frames), PlainFrames(others), labelled(frames, 0), labelled(frames, 1), labelled(others, 0)]
+    assert len({repr(source) for source in sources}) == 5
+    assert repr(labelled(Frames(pictures), 0)) == repr(sources[2])
 
 
 def test_sources_are_drawn_by_their_weights():

@@ -81,17 +81,25 @@ def test_pairs_are_of_one_camera_and_count_the_images_that_were_dropped(tmp_path
     left, right = drive(120, seed=1), drive(120, seed=2)
     for index in range(0, 120, 7):
         left[index] = np.zeros_like(left[index])
-    path = write_bag(tmp_path / 'stereo', {'/left': left, '/right': right})
-    found = gather([path], tmp_path / 'cache', ['/left', '/right'], held_out_frames=60, held_out_share=0.4)
+    topics = {'/cam/left': left, '/cam_left': right}  # which are one word in a name
+    path = write_bag(tmp_path / 'stereo', topics)
+    found = gather([path], tmp_path / 'cache', list(topics), held_out_frames=60, held_out_share=0.4, held_out_run=10)
     names = found.held_out.names
     pairs = found.held_out_pairs(3)
-    assert {Path(names[a]).parent.name for a, _ in pairs} == {'left', 'right'}
+    numbered = {name: f'{number:02d}-cam_left' for number, name in enumerate(found.report['recordings'][0]['topics'])}
+    assert {Path(names[a]).parent.name for a, _ in pairs} == set(numbered.values())
     for a, b in pairs:
         assert Path(names[a]).parent.name == Path(names[b]).parent.name
         assert int(Path(names[b]).stem) - int(Path(names[a]).stem) == 3
-    assert not any(int(Path(name).stem) % 7 == 0 for name in names if '/left/' in name)
-    moments = {name: {int(Path(n).stem) for n in names if f'/{name}/' in n} for name in ('left', 'right')}
-    assert moments['left'] <= moments['right']
+    moments = {
+        topic: {int(Path(name).stem) for name in names if f'/{folder}/' in name} for topic, folder in numbered.items()
+    }
+    assert not any(number % 7 == 0 for number in moments['/cam/left'])
+    assert moments['/cam/left'] <= moments['/cam_left']
+    spans = [[int(Path(names[index]).stem) for index in block] for block in found.held_out_blocks()]
+    assert sorted(index for block in found.held_out_blocks() for index in block) == list(range(len(names)))
+    assert len(spans) == 3
+    assert all(max(before) < min(after) for before, after in pairwise(spans))
 
 
 def test_the_report_accounts_for_every_image(tmp_path):
@@ -190,7 +198,7 @@ def test_recordings_of_all_kinds_at_once(bag, tmp_path):
     assert [Path(r['path']).name for r in found.report['recordings']] == ['drive', 'pictures', 'drive.avi']
     assert found.report['total']['seen'] == COUNT + 60 + 80
     members = {name.split('/', 1)[1].rsplit('/', 1)[0] for name in found.train.names}
-    assert members == {'00-drive/camera_image_raw', '01-pictures/pictures', '02-drive/drive.avi'}
+    assert members == {'00-drive/00-camera_image_raw', '01-pictures/00-pictures', '02-drive/00-drive.avi'}
 
 
 def test_without_a_word_the_busiest_camera_that_is_not_depth_is_taken(tmp_path):

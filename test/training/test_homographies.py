@@ -17,7 +17,7 @@ from superpoint_training.homographies import (
     warp_image,
     warp_points,
 )
-from superpoint_training.photometric import CHANGES, PhotometricConfig, augment
+from superpoint_training.photometric import PhotometricConfig, augment
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(240, 320), (320, 240), (100, 100)]))
@@ -201,13 +201,15 @@ def test_jpeg_changes_what_is_busy_and_keeps_what_is_plain():
 def test_changes_that_are_off_leave_the_examples_of_the_others_as_they_were():
     """Training examples and the views of an evaluation are numbered: the same number is the same picture for good."""
     image = np.random.default_rng(1).integers(0, 256, (40, 56), np.uint8)
-    rng = np.random.default_rng(7)
-    six = image.astype(np.float32)
-    for change in CHANGES:
-        if rng.random() < 0.5:
-            six = change(rng, six, PhotometricConfig())
-    expected = np.clip(six, 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(augment(np.random.default_rng(7), image, PhotometricConfig()), expected)
+    stored = {
+        0.5: [[87787, 87676, 89167, 87522], [94405, 95029, 98005, 94182], [71355, 71684, 75191, 71069]],
+        1.0: [[63568, 63427, 65951, 64122], [36282, 34619, 38643, 35430], [95491, 96756, 100489, 96091]],
+    }
+    for probability, expected in stored.items():
+        config = PhotometricConfig(probability=probability)
+        views = [augment(np.random.default_rng(seed), image, config) for seed in range(len(expected))]
+        quarters = [[int(part.sum()) for part in np.array_split(view, 4)] for view in views]
+        np.testing.assert_allclose(quarters, expected, rtol=1e-3)  # libraries may round a pixel either way
 
 
 @pytest.mark.parametrize('zoom', [0.25, 0.36, 0.45])  # at exactly a half bilinear samples are the means

@@ -12,14 +12,12 @@ from superpoint_ros.networks import KP2D, KP2DConfig
 from superpoint_ros.networks.kp2d import OutlierNetwork
 from superpoint_training.recipes.kp2d import (
     KP2DTraining,
-    consistency_loss,
     descriptor_distances,
     kp2d_losses,
-    location_loss,
     outlier_loss,
     triplet_loss,
 )
-from superpoint_training.recipes.points import correspond, warp
+from superpoint_training.recipes.points import correspond, location_loss, score_loss, warp
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -72,9 +70,9 @@ def test_distances_have_a_gradient_also_between_equal_descriptors():
     torch.testing.assert_close(descriptor_distances(first, second), torch.cdist(first, second), atol=1e-5, rtol=1e-4)
 
 
-def test_consistency_loss_by_hand():
+def test_consistency_of_scores_by_hand():
     together = torch.tensor([[True, True, False]])
-    loss = consistency_loss(torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[0.7, 0.5, 0.9]]), together)
+    loss = score_loss(torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[0.7, 0.5, 0.9]]), together)
     assert loss.item() == pytest.approx(0.04 / 2)
 
 

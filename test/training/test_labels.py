@@ -153,6 +153,7 @@ def test_labels_survive_the_disk(tmp_path):
     assert list(loaded.by_name) == ['a', 'b']
     np.testing.assert_array_equal(loaded.by_name['a'], [[1, 2], [3, 4]])
     assert loaded.by_name['b'].shape == (0, 2)
-    (tmp_path / 'l.npz').write_bytes(b'junk')
-    with pytest.raises(ValueError, match='not a labels file'):
-        Labels.load(tmp_path / 'l.npz')
+    for damaged in (b'junk', (tmp_path / 'l.npz').read_bytes()[:200]):
+        (tmp_path / 'l.npz').write_bytes(damaged)
+        with pytest.raises(ValueError, match='not a labels file'):
+            Labels.load(tmp_path / 'l.npz')

@@ -1,6 +1,9 @@
 """The training loop: schedule, guards, averaged weights, validation, checkpoints, memory."""
 
 import copy
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,10 +11,12 @@ import pytest
 import torch
 from tiny import TINY
 from torch import nn
+from torch.utils.data import Dataset
 
 from superpoint_ros.networks import SuperPoint
 from superpoint_training.averaging import Average, blend
 from superpoint_training.distributed import World
+from superpoint_training.examples import batches
 from superpoint_training.failures import TrainingError
 from superpoint_training.loop import LoopConfig, learning_rate, train
 
@@ -154,6 +159,31 @@ def test_validation_keeps_the_best_weights_and_ends_a_run_that_gets_no_better(tm
     assert same(again.network.state_dict(), seen[2])
 
 
+@pytest.mark.parametrize('killed_at', [0, 6, 20])
+def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, killed_at):
+    """At the start, on the way and at the end: the run that goes on is the one never stopped, curve and weights."""
+    figures = {0: 0.1, 6: 0.4, 12: 0.2, 18: 0.3, 20: 0.9}
+    watched = {'validate_every': 6, 'watch': 'score', 'checkpoint_seconds': 0.0}
+
+    def validating(steps, cut_off):
+        def validate(network):
+            step = next(steps)
+            if step == cut_off:
+                raise KeyboardInterrupt
+            return {'score': figures[step]}
+
+        return validate
+
+    whole = run(tmp_path / 'other', validate=validating(iter(figures), None), **watched)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, validate=validating(iter(figures), killed_at), **watched)
+    left = [step for step in figures if step >= killed_at]
+    resumed = run(tmp_path, validate=validating(iter(left), None), **watched)
+    assert resumed.curves['validation/score'] == whole.curves['validation/score'] == list(figures.items())
+    assert (resumed.step, resumed.figures) == (20, {'score': 0.9})
+    assert same(resumed.network.state_dict(), whole.network.state_dict())
+
+
 def test_validation_must_give_what_is_watched(tmp_path):
     with pytest.raises(ValueError, match=r"'score'.*gives other"):
         run(tmp_path, validate=lambda network: {'other': 1.0}, validate_every=3, watch='score')
@@ -235,6 +265,33 @@ def test_a_lost_gpu_is_said_and_the_checkpoint_is_whole(tmp_path):
         run(tmp_path, losses=lost_after_ten, checkpoint_seconds=0.0)
     resumed, whole = run(tmp_path), run(tmp_path / 'other')
     assert same(resumed.network.state_dict(), whole.network.state_dict())
+
+
+class Failing(Dataset):
+    """Examples up to one that can't be read, or that ends the process that makes it."""
+
+    def __init__(self, killed):
+        self.killed = killed
+
+    def __getitem__(self, index):
+        if index >= 24:
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("'7.png' is not a readable picture")
+        return {'x': torch.ones(3), 'y': torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ('killed', 'why'), [(False, r"\(ValueError: '7\.png' is not a readable picture\)"), (True, r'worker \(pid.*')]
+)
+def test_a_failing_process_that_makes_examples_is_told_in_a_line(tmp_path, killed, why):
+    def made(first, last):
+        return batches(Failing(killed), 8, first, last, 1, World())
+
+    with pytest.raises(TrainingError, match=f'makes examples failed .*{why}; .* of step . is whole') as error:
+        run(tmp_path, batches=made)
+    assert '\n' not in str(error.value)
+    assert not multiprocessing.active_children()  # whose end this process would wait for
 
 
 @pytest.mark.parametrize(

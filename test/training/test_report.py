@@ -305,6 +305,15 @@ def test_shapes_have_their_table_their_bars_and_what_was_published():
     assert len(found.attributes('svg', 'viewbox')) == 3
 
 
+@pytest.mark.parametrize(('source', 'words'), [
+    ({'pairs': 'hpatches', 'sequences': 'desk, room'}, 'hpatches, desk, room'),
+    ({'recording': 'drive.mcap /image', 'frames': 3}, 'drive.mcap /image'),
+    ({'shapes': 500}, '500 Synthetic Shapes'),
+])  # fmt: skip
+def test_the_page_says_what_was_measured(source, words):
+    assert words in evaluation_page(minimal() | {'source': source}).html()
+
+
 def test_intervals_of_the_bars_hold_the_means():
     results = make_results()
     interval = REPEATABILITY.interval(results['detectors']['sift'])

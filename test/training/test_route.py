@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import torch
 from tiny import write_config
 
 from superpoint_ros.networks import load_network
@@ -37,7 +38,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
         assert load_network(tmp_path / 'runs' / f'{name}.safetensors').metadata['recipe'] == 'superpoint'
 
 
-def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path):
+def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path, capsys):
     loop = {'steps': 2, 'batch_size': 2, 'workers': 0}
     config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
     weights, package = tmp_path / 'mine.safetensors', tmp_path / 'package'
@@ -54,6 +55,12 @@ def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path):
     assert 'shapes; no terms' in card
     assert '2 steps of 2' in card
     assert load_network(package / 'mine.safetensors').metadata['data_terms'] == 'shapes; no terms'
+    (tmp_path / 'results.json').write_text('{"torn')
+    assert publish.main([*words, '--folder', str(tmp_path / 'empty')]) == 1
+    assert "results.json' is no results.json" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'empty').exists()
+    assert load_network(weights).metadata['hardware'] in card
+    assert f'PyTorch {torch.__version__.partition("+")[0]}' in load_network(weights).metadata['hardware']
     assert publish.main(['nowhere.safetensors', '--data', 'x', '--folder', str(package)]) == 1
 
 

@@ -53,6 +53,10 @@ def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, c
     early, late = detector_and_descriptor(1), detector_and_descriptor(60)
     assert float(late['total']) < float(early['total'])
     assert 'tensors start from' in capsys.readouterr().out
+    save_network(SuperPoint(TINY), tmp_path / 'start.safetensors', {})  # other weights under the same name
+    with pytest.raises(AssertionError):
+        detector_and_descriptor(60)
+    assert "60.checkpoint' is from a run with other settings" in capsys.readouterr().err
 
 
 def test_errors_are_said_not_thrown(tmp_path, pictures, capsys):

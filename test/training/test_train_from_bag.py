@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from drives import drive, write_bag
 from safetensors.torch import load_file
 
 from superpoint_ros.networks import load_network
+from superpoint_training import train_from_bag
+from superpoint_training.distributed import World
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.peers import make_detector
@@ -20,8 +23,7 @@ from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
-from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps
-from superpoint_training.train_from_bag import DONE, NOT_BETTER, main
+from superpoint_training.train_from_bag import DONE, ERROR, NOT_BETTER, main
 
 TINY = [
     '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1', '--blend', '1',
@@ -85,7 +87,7 @@ def test_weights_card_report_and_results_are_written(retrained, bag):
 def test_the_figures_before_are_those_of_the_old_weights_and_after_of_the_new(retrained):
     results = json.loads((retrained[0].with_suffix('.run') / 'results.json').read_text())
     protocol = PROTOCOLS[results['protocol']]
-    pairs = general_pairs(None, protocol, 1)
+    pairs = general_pairs(None, None, protocol, 1)
     for name, weights in ((BEFORE, 'superpoint_small'), (AFTER, retrained[0])):
         detect = predictions(load_network(weights, fold=False), name, 'cpu')
         own = PairRun(pairs, protocol, {name: detect}).results()[name]
@@ -95,6 +97,12 @@ def test_the_figures_before_are_those_of_the_old_weights_and_after_of_the_new(re
     assert held_out[BEFORE]['per_pair'] != held_out[AFTER]['per_pair']
     assert results['figures']['real']['1'][BEFORE]['pairs'] > 3
     assert results['rounds'][0]['curves']['validation/matching_score'][0][0] == 0
+    is_better = results['verdict']['is_better']
+    outcome = f'{"Better" if is_better else "Not better, but forced"}: the new weights are in place.'
+    assert results['replaced']
+    assert outcome in (retrained[0].with_suffix('.run') / 'report.html').read_text()
+    assert 'the weights are those of step 12' in retrained[0].with_suffix('.md').read_text()
+    assert results['general_frames'] == 2
 
 
 def test_fresh_weights_in_two_rounds(bag, tmp_path):
@@ -104,7 +112,8 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
     """
     out = tmp_path / 'fresh.safetensors'
     network = ['network.widths=[8,8,8,8,8,8,8,8]', 'network.head_width=16', 'network.descriptor_dim=16']
-    options = [*TINY, '--from', 'none', '--rounds', '2', '--force']
+    blend = TINY.index('--blend')
+    options = [*TINY[:blend], *TINY[blend + 2 :], '--from', 'none', '--rounds', '2', '--force']
     settings = options.index('--set') + 1
     options[settings:settings] = network
     done = run('--bag', bag, '--topic', '/camera/image_raw', '--out', out, *options)
@@ -113,20 +122,46 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
     first, second = results['rounds']
     assert first['steps'] == second['steps'] == 12
     assert first['labels'] != second['labels']
-    assert results['weights']['start'] == 'none'
+    assert (results['weights']['start'], results['weights']['before']) == ('none', 'superpoint')
+    assert 'before, which is `superpoint`' in out.with_suffix('.md').read_text()
     assert load_network(out).config.descriptor_dim == 16
     shipped = Predictions(make_detector('superpoint', 'cpu', levels=1))
     protocol = PROTOCOLS[results['protocol']]
-    own = PairRun(general_pairs(None, protocol, 1), protocol, {BEFORE: shipped}).results()[BEFORE]
+    own = PairRun(general_pairs(None, None, protocol, 1), protocol, {BEFORE: shipped}).results()[BEFORE]
     assert results['figures']['general'][BEFORE]['matching_score'] == pytest.approx(own['matching_score'], abs=1e-4)
 
 
-def test_general_pairs_that_are_not_there_are_missed_before_the_training(bag, tmp_path):
-    done = run('--bag', bag, '--out', tmp_path / 'out.safetensors', *TINY, '--general-pairs', tmp_path / 'none')
-    assert done.returncode == 1
-    assert 'none' in done.stderr
-    assert 'Traceback' not in done.stderr
-    assert not list(tmp_path.rglob('*.checkpoint'))
+@pytest.mark.parametrize(
+    'mistyped',
+    [['--from', 'nowhere'], ['--general', 'nowhere'], ['--general-pairs', 'nowhere'], ['--topic', '/nowhere']],
+)
+def test_a_name_mistyped_is_missed_at_once_and_leaves_no_run_behind(bag, tmp_path, mistyped, capsys):
+    out = tmp_path / 'out.safetensors'
+    assert main(['--bag', str(bag), '--out', str(out), *TINY, *mistyped]) == ERROR
+    assert 'nowhere' in capsys.readouterr().err.splitlines()[-1]
+    assert not out.with_suffix('.run').exists()
+
+
+@pytest.mark.parametrize(
+    ('together', 'complaint'),
+    [
+        (['--from', 'none', '--blend', '0.5'], '--from none'),
+        (['--set', 'network.head_width=8'], '--from none'),
+        (['--rounds', '2', '--recipe', 'kp2d'], 'without labels'),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, together, complaint, capsys):
+    with pytest.raises(SystemExit):
+        main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors'), *together])
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_plan_of_several_processes_is_printed_by_one(tmp_path, rank, monkeypatch, capsys):
+    monkeypatch.setattr(train_from_bag, 'join_world', lambda _: nullcontext(World(rank, 2)))
+    monkeypatch.setattr(train_from_bag, 'plan', lambda *_: [('rounds', '1')])
+    assert main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors'), '--plan']) == DONE
+    assert capsys.readouterr().out == ('rounds    1\n' if rank == 0 else '')
 
 
 def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retrained, tmp_path):
@@ -185,6 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(retrained, bag, tmp_path):
     again = run(*arguments)
     assert again.returncode == 1
     assert '--resume' in again.stderr
+    assert 'remove run.json, *.checkpoint and labels_*.npz there; frames/ may stay' in again.stderr
     other = run(*arguments, '--resume', '--minutes', '7')
     assert other.returncode == 1
     assert 'minutes was None, is 7.0' in other.stderr
@@ -204,6 +240,7 @@ def test_weights_that_are_not_better_replace_nothing(retrained, bag, tmp_path):
     assert 'wanted more than +900.0%' in done.stdout
     assert list(json.loads((out.with_suffix('.run') / 'results.json').read_text())['blends_tried']) == ['1', '0.5']
     assert_far_towards(1, out.with_suffix('.run') / 'rejected.safetensors', retrained[0])
+    assert 'Not better: no weights are replaced.' in (out.with_suffix('.run') / 'report.html').read_text()
 
 
 def assert_far_towards(share, weights, trained):
@@ -220,11 +257,14 @@ def assert_far_towards(share, weights, trained):
 def test_weights_go_back_towards_the_old_ones_until_they_are_better(retrained, bag, tmp_path, monkeypatch, capsys):
     verdicts = iter([Verdict(False, ['forgot']), Verdict(True, ['better'])])
     monkeypatch.setattr(proof, 'judge', lambda *_: next(verdicts))
+    measure, measured = proof.measure, []
+    monkeypatch.setattr(proof, 'measure', lambda *given: measured.append(given[1]) or measure(*given))
     out = tmp_path / 'out.safetensors'
     assert main(['--bag', str(bag), '--out', str(out), *TINY, '--blend', '1', '0.5', '0.25']) == DONE
     assert '100% of the way to the trained weights is not better: forgot. Now 50%' in capsys.readouterr().out
     results = json.loads((out.with_suffix('.run') / 'results.json').read_text())
     assert results['blend'] == 0.5
+    assert measured == [BEFORE, AFTER, AFTER]
     assert results['blends_tried'] == {'1': ['forgot'], '0.5': ['better']}
     assert_far_towards(0.5, out, retrained[0])
     page = (out.with_suffix('.run') / 'report.html').read_text()
@@ -263,7 +303,7 @@ def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
         (['--topic', '/camera/image'], "Did you mean '/camera/image_raw'"),
         (['--topic', '/words'], 'no images'),
         (['--from', 'superpoint_huge'], 'shipped names'),
-        (['--harvest', 'train_frams=3'], 'unknown key train_frams'),
+        (['--harvest', 'train_frams=3'], '--harvest: unknown key train_frams'),
         (['--harvest', 'min_train_frames=500'], 'Only'),
     ],
 )
@@ -297,13 +337,6 @@ def test_new_weights_must_gain_and_may_not_lose(held_out, inliers, general, is_b
     verdict = judge(figures(held_out, inliers, general), ProofConfig())
     assert verdict.is_better == is_better
     assert sum('wanted' in reason for reason in verdict.reasons) == (not is_better)
-
-
-def test_steps_fit_into_the_minutes():
-    assert fit_steps(600, 2.0, None) == 600
-    assert fit_steps(600, 2.0, 10) == 300
-    assert fit_steps(600, 0.1, 10) == 600
-    assert fit_steps(600, 100.0, 1) == FEWEST_STEPS
 
 
 def test_two_processes_give_the_weights_of_one(retrained, bag, tmp_path):

@@ -58,6 +58,3 @@ def test_what_does_not_go_together_is_said_in_a_line(bag, tmp_path):
     done = run(*arguments)  # SHORT begins with weights of SuperPoint
     assert done.returncode == 1
     assert 'weights of superpoint, and this recipe trains kp2d' in done.stderr.splitlines()[-1]
-    done = run(*arguments, '--rounds', '2')
-    assert done.returncode == 2
-    assert 'trains without labels' in done.stderr.splitlines()[-1]

@@ -1,0 +1,86 @@
+"""Parts of a retraining: what is trained on and what judges, how far to step back, how many steps there is time for."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from superpoint_training.distributed import World
+from superpoint_training.loop import LoopConfig
+from superpoint_training.protocols import PROTOCOLS
+from superpoint_training.recipes import Recipe
+from superpoint_training.retraining import run
+from superpoint_training.retraining.general import SHIPPED, general_frames, general_pairs
+from superpoint_training.retraining.proof import Verdict
+from superpoint_training.retraining.run import split_held_out
+from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps, seconds_a_step
+
+PROTOCOL = PROTOCOLS['superpoint-240']
+
+
+def test_no_shipped_picture_both_trains_and_judges():
+    frames = general_frames(None, None, 400)
+    trained = [PROTOCOL.prepare(frames[index])[0] for index in range(len(frames))]
+    judged = [pair.first for pair in general_pairs(None, None, PROTOCOL, 1)]
+    assert (len(trained), len(judged)) == (6, 3)
+    assert not any(np.array_equal(one, other) for one in trained for other in judged)
+
+
+def test_all_shipped_pictures_are_used_where_the_user_gives_the_others():
+    assert len(general_frames(None, SHIPPED, 400)) == len(general_pairs(SHIPPED, None, PROTOCOL, 1)) == 9
+    assert len(general_frames(SHIPPED, None, 400)) == 9
+    assert len(general_frames(None, None, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ('lengths', 'watching'),
+    [([9], 3), ([2], 1), ([4, 5], 4), ([2, 2, 2, 3], 2), ([1, 8, 1], 1), ([10, 10, 10, 10], 10), ([30, 2], 30)],
+)
+def test_a_stretch_of_time_either_watches_the_training_or_judges_it(lengths, watching):
+    """Unless there is but one: about a third of all frames watch."""
+    blocks = [part.tolist() for part in np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])]
+    assert split_held_out(blocks) == (list(range(watching)), list(range(watching, sum(lengths))))
+
+
+@pytest.mark.parametrize(
+    ('steps', 'tried'), [([0, 0], [1.0]), ([6, 0], [1.0, 0.5]), ([0, 6], [1.0, 0.5]), ([0], [1.0])]
+)
+def test_a_training_steps_back_if_any_of_its_rounds_got_anywhere(steps, tried, monkeypatch):
+    monkeypatch.setattr(run, 'load_network', lambda *_, **__: nn.Linear(1, 1))
+    monkeypatch.setattr(run, '_save', lambda *_: None)
+    for name in ('measure', 'compare', 'draw'):
+        monkeypatch.setattr(run.proof, name, lambda *_: {})
+    monkeypatch.setattr(run.proof, 'judge', lambda *_: Verdict(False, ['worse']))
+    request = SimpleNamespace(labeller='old', start='old', blend=(1.0, 0.5), jobs=1, proof=None)
+    work = SimpleNamespace(rejected=None)
+    rounds = [{'step': step} for step in steps]
+    blends = run._try_blends(request, work, nn.Linear(1, 1), None, None, rounds, World())
+    assert [blend.share for blend in blends] == tried
+
+
+def test_steps_fit_into_the_minutes():
+    assert fit_steps(600, 2.0, None) == 600
+    assert fit_steps(600, 2.0, 10) == 300
+    assert fit_steps(600, 0.1, 10) == 600
+    assert fit_steps(600, 100.0, 1) == FEWEST_STEPS
+
+
+class Ones(Dataset):
+    def __getitem__(self, index):
+        return {'x': torch.ones(1)}
+
+
+def test_a_step_takes_as_long_as_one_process_takes_for_its_part():
+    sizes = []
+
+    def losses(network, batch):
+        sizes.append(len(batch['x']))
+        return {'total': network(batch['x']).mean()}
+
+    recipe = Recipe(object, lambda _: None, lambda *_: Ones(), lambda _: losses, 'linear')
+    config = SimpleNamespace(loop=LoopConfig(batch_size=8, micro_batch=8))
+    assert seconds_a_step(recipe, nn.Linear(1, 1), {}, config, World(0, 4)) > 0
+    assert set(sizes) == {2}
