@@ -17,7 +17,7 @@ from superpoint_training.distributed import World
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the content changes, so that an old file is refused rather than misread."""
 
 

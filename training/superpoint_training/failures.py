@@ -38,7 +38,17 @@ def device_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ('CUDA error', 'CUDNN_STATUS'))
 
 
+def worker_failed(error: BaseException) -> bool:
+    """Whether the error is of a process that makes examples: its own, with its stack trace, or that it was killed."""
+    return 'DataLoader worker' in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """The part of a message that is for people: without PyTorch's place in its sources and stack traces."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return re.sub(r'^\[enforce fail at .*?\] .*?\. ', '', line)[:300]
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says after the stack trace that it carries from another process."""
+    return str(error).splitlines()[-1][:300]

@@ -17,7 +17,7 @@ from superpoint_training.accumulation import Accumulator, Batch, ComputeLosses
 from superpoint_training.averaging import Average
 from superpoint_training.checkpoints import CheckpointFile
 from superpoint_training.distributed import World
-from superpoint_training.failures import TrainingError, device_lost, first_line
+from superpoint_training.failures import TrainingError, device_lost, first_line, last_line, worker_failed
 from superpoint_training.interruptible import Interruptible
 from superpoint_training.journal import Curves, Journal
 
@@ -124,12 +124,17 @@ class _Run:
         self.means: dict[str, float] = {}
         self.curves: Curves = {}
         self.best: dict[str, Any] = {}
-        self.since_best = 0
+        self.since_best, self.validated = 0, -1
 
     @property
     def finished(self) -> bool:
         out_of_patience = self.config.patience and self.since_best >= self.config.patience
         return bool(out_of_patience) or self.step >= self.config.steps
+
+    @property
+    def validation_is_due(self) -> bool:
+        every = self.config.validate_every
+        return every > 0 and self.validated < self.step and (self.step % every == 0 or self.finished)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -137,7 +142,7 @@ class _Run:
             'average': self.average.network.state_dict(), 'optimizer': self.optimizer.state_dict(),
             'micro_batch': self.accumulator.micro_batch, 'step': self.step, 'seconds': self.seconds,
             'bad_in_a_row': self.bad_in_a_row, 'means': self.means, 'curves': self.curves, 'best': self.best,
-            'since_best': self.since_best,
+            'since_best': self.since_best, 'validated': self.validated,
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -145,7 +150,7 @@ class _Run:
         self.average.network.load_state_dict(saved['average'])
         self.optimizer.load_state_dict(saved['optimizer'])
         self.accumulator.micro_batch = min(saved['micro_batch'], self.config.micro_batch)
-        for name in ('step', 'seconds', 'bad_in_a_row', 'means', 'curves', 'best', 'since_best'):
+        for name in ('step', 'seconds', 'bad_in_a_row', 'means', 'curves', 'best', 'since_best', 'validated'):
             setattr(self, name, saved[name])
 
     def take_step(self, batch: Batch, compute_losses: ComputeLosses, stop: bool) -> bool:
@@ -192,6 +197,7 @@ class _Run:
             network = {name: tensor.clone() for name, tensor in self.average.network.state_dict().items()}
             self.best = {'step': self.step, 'figures': figures, 'network': network}
             self.since_best = 0
+        self.validated = self.step
         return figures
 
     def outcome(self) -> Outcome:
@@ -241,7 +247,7 @@ def train(
 
     Raises:
         FloatingPointError: the losses stopped being finite.
-        TrainingError: memory, disk, GPU or another process failed; the last checkpoint is intact.
+        TrainingError: memory, disk, GPU, a picture or another process failed; the last checkpoint is intact.
         ValueError: the checkpoint is from a run with other settings, or the batch cannot be dealt out evenly.
     """
     if config.batch_size % world.size:
@@ -254,8 +260,8 @@ def train(
         Interruptible() as interrupted,
         Journal(run.curves, config.steps, run.step, describe, logs, world.first) as journal,
     ):
-        if validate and config.validate_every and not run.best:
-            journal.add('validation/', 0, run.validate(validate))
+        if validate and run.validation_is_due:  # of fresh weights, or because a run was stopped while it validated
+            journal.add('validation/', run.step, run.validate(validate))
         stopped = False
         try:
             for batch in make_batches(run.step, config.steps) if not run.finished else ():
@@ -265,7 +271,7 @@ def train(
                 if run.step % config.record_every == 0:
                     journal.add('loss/', run.step, run.means)
                     journal.add('', run.step, {'learning_rate': learning_rate(run.step - 1, config)})
-                if validate and config.validate_every and (run.step % config.validate_every == 0 or run.finished):
+                if validate and run.validation_is_due:
                     file.save()  # validation may take its time
                     journal.add('validation/', run.step, run.validate(validate))
                 now = time.monotonic()
@@ -273,11 +279,15 @@ def train(
                 file.save_if_due()
                 if stopped or run.finished:
                     break
-        except RuntimeError as error:
-            if not device_lost(error):
+        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+            if device_lost(error):
+                what = f'the GPU failed ({first_line(error)})'
+            elif worker_failed(error):
+                what = f'a process that makes examples failed ({last_line(error)})'
+                # The trace and PyTorch's frames are a cycle that would keep the processes, whose end ours waits for.
+                error.__traceback__ = None
+            else:
                 raise
-            raise TrainingError(
-                f"the GPU failed ({first_line(error)}); '{checkpoint}' of step {file.step} is whole, run again to go on"
-            ) from error
+            raise TrainingError(f"{what}; '{checkpoint}' of step {file.step} is whole, run again to go on") from error
     file.save()
     return run.outcome()
