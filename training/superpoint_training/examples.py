@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -42,6 +43,11 @@ def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, w
     x, y = pixels.T
     targets[y // STRIDE, x // STRIDE] = y % STRIDE * STRIDE + x % STRIDE
     return targets
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """What tells data from other data of the same size."""
+    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:8]
 
 
 def _as_image(picture: np.ndarray) -> Tensor:
@@ -115,7 +121,9 @@ class LabelledFrames:
         return len(self._labelled)
 
     def __repr__(self) -> str:
-        return f'{len(self)} frames, {self.labels.density:.0f} labels a frame'
+        names = [self.frames.names[index] for index in self._labelled]
+        digest = _digest(part for name in names for part in (name.encode(), self.labels.by_name[name].tobytes()))
+        return f'{len(self)} frames, {self.labels.density:.0f} labels a frame, digest {digest}'
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A frame by lot."""
@@ -134,7 +142,8 @@ class PlainFrames:
         self.frames = frames
 
     def __repr__(self) -> str:
-        return f'{len(self.frames.names)} frames without labels'
+        digest = _digest(name.encode() for name in self.frames.names)
+        return f'{len(self.frames.names)} frames without labels, digest {digest}'
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A frame by lot."""
@@ -216,17 +225,19 @@ class PairExamples(Dataset[Example]):
         a_to_b = sample_homography(rng, size, size, config.second)
 
         example: Example = {}
+        seen: dict[str, np.ndarray] = {}
         for name, view in (('a', to_a), ('b', a_to_b @ to_a)):
             smooth = smoothed(drawn.picture, view, size, size)
             picture = augment(rng, warp_image(smooth, view, size, size), config.photometric)
-            seen = valid_mask(shape, view, size, size, erosion=2)
-            blocks = seen.reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
+            seen[name] = valid_mask(shape, view, size, size, erosion=2)
+            blocks = seen[name].reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
             targets = cell_targets(rng, warp_points(drawn.keypoints, view), size, size)
             example[f'image_{name}'] = _as_image(picture)
             example[f'cells_{name}'] = torch.from_numpy(targets)
             example[f'valid_{name}'] = torch.from_numpy(blocks.all(axis=(1, 3)))
         points = self._correspondences(rng, warp_points(drawn.keypoints, to_a), a_to_b)
-        points['points_valid'] &= drawn.described
+        x, y = points['points_a'].round().astype(int).T
+        points['points_valid'] &= drawn.described & seen['a'][y, x]
         example |= {name: torch.from_numpy(value) for name, value in points.items()}
         centres = (np.stack(np.meshgrid(*[np.arange(size // STRIDE)] * 2), axis=-1) + 0.5) * STRIDE - 0.5
         example['centres_in_b'] = torch.from_numpy(warp_points(centres.reshape(-1, 2), a_to_b)).float()

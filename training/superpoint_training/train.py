@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from superpoint_ros.networks import KeypointNetwork, SuperPoint, WeightsError, load_network, save_network
+from superpoint_ros.networks import (
+    KeypointNetwork,
+    SuperPoint,
+    WeightsError,
+    load_network,
+    resolve_weights,
+    save_network,
+)
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
@@ -35,6 +43,7 @@ def train_recipe(
     checkpoint: Path,
     *,
     world: World,
+    start: str,
     validate: Validate | None = None,
     minutes: float | None = None,
     logs: Path | None = None,
@@ -47,6 +56,7 @@ def train_recipe(
         network: trained in place; the result is the outcome's network.
         sources: frames, labelled if the recipe needs it, by the names that the configuration's mix knows.
         config: of the recipe's kind; `config/training/fine_tune.yaml` is for shipped weights and a robot's frames.
+        start: fingerprint of the weights that the run began with; a checkpoint of a run from others is refused.
         checkpoint, world, validate, minutes, logs, describe: see `loop.train`, also for what is raised.
     """
     examples = recipe.make_examples(config, sources)
@@ -57,12 +67,21 @@ def train_recipe(
         config.loop,
         checkpoint,
         world=world,
-        settings=f'{replace(config, loop=LoopConfig())!r} on {dict(sources)!r}',
+        settings=f'{replace(config, loop=LoopConfig())!r} on {dict(sources)!r} from {start}',
         validate=validate,
         minutes=minutes,
         logs=logs,
         describe=describe,
     )
+
+
+def fingerprint(weights: str) -> str:
+    """What tells stored weights, by name or path, from others of the same name; 'none' for 'none', fresh ones.
+
+    Raises:
+        WeightsError: there are none.
+    """
+    return weights if weights == 'none' else hashlib.sha256(resolve_weights(weights).read_bytes()).hexdigest()[:16]
 
 
 def load_start(weights: str, recipe: Recipe) -> KeypointNetwork:
@@ -104,7 +123,7 @@ def describe_run(outcome: Outcome, config: Any, world: World) -> dict[str, str]:
     hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU {platform.machine()}'
     return {
         'schedule': f'{outcome.steps} steps of {config.loop.batch_size}, {outcome.seconds / 60:.0f} minutes',
-        'hardware': hardware if world.size == 1 else f'{world.size} x {hardware}',
+        'hardware': f'{f"{world.size} x " * (world.size > 1)}{hardware}, PyTorch {torch.__version__.partition("+")[0]}',
         'seed': str(config.seed),
         'losses': ', '.join(f'{name} {value:.4f}' for name, value in outcome.losses.items()),
     }
@@ -168,6 +187,7 @@ def run(options: argparse.Namespace, world: World) -> bool:
         config,
         checkpoint,
         world=world,
+        start=fingerprint(options.start or 'none'),
         minutes=options.minutes,
         logs=options.logs,
         describe=f'{options.recipe} {options.out.stem}',

@@ -21,15 +21,16 @@ from superpoint_ros.networks import WeightsError
 from superpoint_ros.share import share_directory
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.allocator import keep_freed_memory
-from superpoint_training.config import load_config
+from superpoint_training.config import from_mapping, load_config, overridden
 from superpoint_training.distributed import join_world
 from superpoint_training.failures import TrainingError
 from superpoint_training.harvest import HarvestConfig, list_topics
 from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
+from superpoint_training.retraining.plan import plan
 from superpoint_training.retraining.proof import ProofConfig
-from superpoint_training.retraining.run import Interrupted, Request, plan, retrain
+from superpoint_training.retraining.run import Interrupted, Request, retrain
 from superpoint_training.retraining.workspace import Workspace
 
 DONE, ERROR, INTERRUPTED, NOT_BETTER = 0, 1, 3, 4
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
     parser.add_argument(
-        '--blend', nargs='+', type=float, default=list(Request.blend), metavar='SHARE',
+        '--blend', nargs='+', type=float, metavar='SHARE',
         help='of the way from the old weights to the trained ones, tried in this order until weights are better; '
         f'default: {" ".join(f"{share:g}" for share in Request.blend)}',
     )  # fmt: skip
@@ -73,7 +74,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--general-threshold', type=float, default=0.03, help='of their labels: few and sure; default: 0.03'
     )
-    parser.add_argument('--general-pairs', type=Path, metavar='DIR', help='homography pairs to judge forgetting by')
+    parser.add_argument(
+        '--general-pairs', type=Path, metavar='DIR',
+        help='homography pairs to judge forgetting by; default: views of shipped pictures that are not trained on',
+    )  # fmt: skip
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
     parser.add_argument(
         '--levels', type=int, default=LEVELS, help=f"of the figures: the front-end's, as it will run; default: {LEVELS}"
@@ -101,8 +105,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--levels must be 1 to {MOST_LEVELS}')
     if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
-    if not all(0 < share <= 1 for share in options.blend):
+    if not all(0 < share <= 1 for share in options.blend or ()):
         parser.error('--blend must be more than 0 and at most 1')
+    if options.start == 'none' and options.blend:
+        parser.error('--blend is of the way from old weights, and with --from none there are none: leave it out')
+    if options.start != 'none' and any(setting.startswith('network') for setting in options.set):
+        parser.error(
+            '--set network... is of fresh weights, and others have their network: leave it out, or --from none'
+        )
     return options
 
 
@@ -115,7 +125,6 @@ def make_request(options: argparse.Namespace) -> Request:
     config = share_directory() / 'config' / 'training'
     start = options.start or options.recipe
     fine_tune = 'fine_tune.yaml' if options.recipe == 'superpoint' else f'fine_tune_{options.recipe}.yaml'
-    defaults = os.devnull
     return Request(
         recordings=options.bag,
         topics=options.topic,
@@ -124,10 +133,10 @@ def make_request(options: argparse.Namespace) -> Request:
         labeller='superpoint' if start == 'none' else start,
         recipe=options.recipe,
         training=load_config(RECIPES[options.recipe].config, options.config or config / fine_tune, options.set),
-        harvest=load_config(HarvestConfig, defaults, options.harvest),
+        harvest=from_mapping(HarvestConfig, overridden({}, options.harvest), '--harvest'),
         labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
-        proof=load_config(ProofConfig, defaults, options.proof),
-        blend=tuple(options.blend),
+        proof=from_mapping(ProofConfig, overridden({}, options.proof), '--proof'),
+        blend=tuple(options.blend or Request.blend),
         short_side=options.short_side,
         rounds=options.rounds,
         minutes=options.minutes,
@@ -158,13 +167,11 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     work = Workspace(options.work or options.out.with_suffix('.run'))
     with join_world(options.device) as world:
         if options.plan:
-            for name, words in plan(request, work, world):
-                print(f'{name:10}{words}')
+            stages = plan(request, work, world)
+            if world.first:
+                print('\n'.join(f'{name:10}{words}' for name, words in stages))
             return DONE
-        if world.first:
-            work.begin(request.settings(), options.resume)
-        world.wait()
-        verdict = retrain(request, work, world, command)
+        verdict = retrain(request, work, world, command, options.resume)
         if not world.first:
             return DONE
         if isinstance(verdict, Interrupted):

@@ -6,7 +6,7 @@ decides by the measurements alone, `frame_cache` reads the chosen images again a
 
 from superpoint_training.harvest.run import Harvest, HarvestPlan, harvest, plan_harvest, survey_share
 from superpoint_training.harvest.settings import HarvestConfig, HarvestError
-from superpoint_training.harvest.topics import list_topics
+from superpoint_training.harvest.topics import list_topics, open_feeds
 
 __all__ = [
     'Harvest',
@@ -15,6 +15,7 @@ __all__ = [
     'HarvestPlan',
     'harvest',
     'list_topics',
+    'open_feeds',
     'plan_harvest',
     'survey_share',
 ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from superpoint_training.harvest.selection import Fate, Selection
 from superpoint_training.harvest.survey import Survey
+from superpoint_training.harvest.timeline import mark
 from superpoint_training.harvest.topics import Feed
 
 _REASONS = {
@@ -54,6 +55,7 @@ def write_report(
             {'session': block.session, 'first_ns': block.first_ns, 'last_ns': block.last_ns}
             for block in selection.blocks
         ],
+        'block_of_held_out_frames': _block_of_held_out_frames(selection),
         'train_blocks': _train_blocks(selection),
         'gap_ns': selection.gap_ns,
     }
@@ -78,6 +80,15 @@ def _topic(rows: np.ndarray, fates: np.ndarray) -> dict[str, Any]:
         'first_ns': int(rows['time_ns'].min(initial=2**63 - 1)) if len(rows) else 0,
         'last_ns': int(rows['time_ns'].max(initial=0)),
     }
+
+
+def _block_of_held_out_frames(selection: Selection) -> list[int]:
+    """The number of each held-out frame's block, in the order in which frames are stored."""
+    line = selection.timeline
+    numbers = np.zeros(len(line), np.int64)
+    for number, block in enumerate(selection.blocks):
+        numbers[line.order[mark(line, [block], 0)]] = number
+    return [int(number) for number in numbers[selection.fates == Fate.HELD_OUT]]
 
 
 def _train_blocks(selection: Selection) -> list[dict[str, int]]:

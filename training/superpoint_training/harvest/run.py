@@ -28,7 +28,7 @@ from superpoint_training.harvest.settings import HarvestConfig, HarvestError
 from superpoint_training.harvest.survey import Survey, records_of, survey
 from superpoint_training.harvest.topics import Feed, open_feeds
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache and of how frames are chosen; frames of another format are harvested anew."""
 _SPLITS = {'train': Fate.TRAIN, 'held_out': Fate.HELD_OUT}
 
@@ -63,6 +63,11 @@ class Harvest:
             if second is not None:
                 pairs.append((first, second))
         return pairs
+
+    def held_out_blocks(self) -> list[list[int]]:
+        """Indices into `held_out` of the frames of each held-out stretch of time, in the order of time."""
+        blocks = np.array(self.report['block_of_held_out_frames'], int)
+        return [np.flatnonzero(blocks == number).tolist() for number in np.unique(blocks)]
 
     def markdown(self) -> str:
         """The report for people."""
@@ -255,8 +260,11 @@ def _collect(
 
 
 def _name(number: int, feed: Feed, topic: int, index: int) -> str:
-    """Name of a frame: recording, topic, and number among the recorded images of that topic."""
-    words = [f'{number:02d}-{feed.source.path.stem}', feed.topics[topic].strip('/')]
+    """Name of a frame: recording, topic, and number among the recorded images of that topic.
+
+    Recordings and topics are numbered, since two may read alike once they are fit for the name of a file.
+    """
+    words = [f'{number:02d}-{feed.source.path.stem}', f'{topic:02d}-{feed.topics[topic].strip("/")}']
     recording, camera = (re.sub(r'[^\w.-]', '_', word)[:60] for word in words)
     return f'{recording}/{camera}/{index:06d}'
 

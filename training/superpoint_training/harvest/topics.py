@@ -79,8 +79,8 @@ def open_feeds(recordings: Sequence[Path], wanted: Sequence[str] | None) -> list
     feeds = []
     for source, topics in zip(sources, listed, strict=True):
         images = [topic for topic in topics if topic.has_images and topic.count]
-        if isinstance(source, Bag):
-            images = [topic for topic in images if topic.name in wanted] if wanted else _busiest(source, images)
+        if isinstance(source, Bag) and images:
+            images = [topic for topic in images if topic.name in wanted] if wanted else [busiest(source, images)]
         if images:
             feeds.append(Feed(source, tuple(dict.fromkeys(topic.name for topic in images)), tuple(images)))
     if not feeds:
@@ -107,16 +107,15 @@ def _check_topic(name: str, topics: list[TopicSummary]) -> None:
     raise HarvestError(f'{problem} Images are on {choice}.{hint}')
 
 
-def _busiest(bag: Bag, images: list[TopicSummary]) -> list[TopicSummary]:
-    for topic in sorted(images, key=lambda topic: (-topic.count, topic.name)):
-        if not _is_depth(bag, topic.name):
-            return [topic]
-    return images[:1]
+def busiest(source: Source, topics: Sequence[TopicSummary]) -> TopicSummary:
+    """Of image topics of a recording the one with the most images that are not depth, or with the most if all are."""
+    by_count = sorted(topics, key=lambda topic: (-topic.count, topic.name))
+    return next((topic for topic in by_count if not _is_depth(source, topic.name)), by_count[0])
 
 
-def _is_depth(bag: Bag, topic: str) -> bool:
+def _is_depth(source: Source, topic: str) -> bool:
     try:
-        message = next(iter(bag.records([topic]))).load()
+        message = next(iter(source.records([topic]))).load()
     except (CutShortError, RecordingError, StopIteration):
         return False
     return 'compressedDepth' in getattr(message, 'format', '') or getattr(message, 'encoding', '') in _DEPTH

@@ -29,11 +29,12 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
         TrainingError: it can't be written.
     """
     weights, verdict = results['weights'], results['verdict']
+    start = 'Trained' if weights['start'] == 'none' else f'Retrained from `{weights["start"]}`'
     lines = [
         f'# {Path(weights["out"]).stem}', '',
-        f'Retrained from `{weights["start"]}` on own recordings, without labels, by', '',
+        f'{start} on own recordings, without labels, by', '',
         f'    {results["command"]}', '',
-        f'{"Better" if verdict["is_better"] else "Not better"} than before:', '',
+        f'{"Better" if verdict["is_better"] else "Not better"} than before, which is `{weights["before"]}`:', '',
         *(f'- {reason}' for reason in verdict['reasons']), '',
         f'{results["blend"]:.0%} of the way from the old weights to the trained ones; tried: '
         f'{", ".join(f"{float(share):.0%}" for share in results["blends_tried"])}.', '',
@@ -51,8 +52,8 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
     lines += ['', '## Data', '', to_markdown(results['harvest']), '## Training', '']
     for index, each in enumerate(results['rounds'], 1):
         lines.append(
-            f'- Round {index}: {each["steps"]} steps, {each["seconds"] / 60:.1f} minutes, {describe_labels(each)}, '
-            f'losses {each["losses"]}'
+            f'- Round {index}: {each["steps"]} steps, {each["seconds"] / 60:.1f} minutes, {describe_labels(each)}; the '
+            f'weights are those of step {each["step"]}; losses {each["losses"]}'
         )
     lines += [f'- {key}: `{value}`' for key, value in results['settings'].items()]
     lines += [f'- {results["machine"]}; ' + ', '.join(f'{k} {v}' for k, v in results['versions'].items() if v)]

@@ -12,23 +12,37 @@ from superpoint_training.frames import Frames
 from superpoint_training.protocols import Protocol
 
 SHIPPED = Path(superpoint_ros.__file__).parent / 'demo' / 'photographs'
+TRAINED_ON = 6
+"""Of the shipped photographs, by name; the others judge. Where the user gives one of the two, all are for the other."""
 
 
-def general_frames(given: Path | None, limit: int) -> Frames:
-    """The user's general pictures, `limit` at most, or the photographs that the package ships."""
-    return Frames(given or SHIPPED, limit)
+def general_frames(pictures: Path | None, pairs: Path | None, limit: int) -> Frames:
+    """What is mixed in: the user's pictures, `limit` at most, or photographs that the package ships.
+
+    Args:
+        pictures, pairs: what the user gives to mix in, and to judge by.
+
+    Raises:
+        ValueError: there are no pictures.
+    """
+    if pictures is None and pairs is None:
+        limit = min(limit, TRAINED_ON)
+    return Frames(pictures or SHIPPED, limit)
 
 
-def general_pairs(given: Path | None, protocol: Protocol, jobs: int) -> list[PreparedPair]:
-    """The user's homography pairs in HPatches' layout, or the shipped photographs beside views of themselves.
+def general_pairs(pictures: Path | None, pairs: Path | None, protocol: Protocol, jobs: int) -> list[PreparedPair]:
+    """What judges: the user's homography pairs in HPatches' layout, or shipped photographs beside views of themselves.
+
+    Args:
+        pictures, pairs: as for `general_frames`; no photograph is in both.
 
     Raises:
         ValueError: no pair is usable.
     """
-    if given is None:
+    if pairs is None:
         frames = Frames(SHIPPED)
-        return warped_pairs([frames[index] for index in range(len(frames))], protocol)
-    pairs, skipped = prepare_pairs(find_pairs(given)[0], protocol, jobs)
-    if not pairs:
-        raise ValueError(f"no pair below '{given}' can be used: {skipped[0].why if skipped else 'there is none'}")
-    return pairs
+        return warped_pairs([frames[index] for index in range(0 if pictures else TRAINED_ON, len(frames))], protocol)
+    usable, skipped = prepare_pairs(find_pairs(pairs)[0], protocol, jobs)
+    if not usable:
+        raise ValueError(f"no pair below '{pairs}' can be used: {skipped[0].why if skipped else 'there is none'}")
+    return usable

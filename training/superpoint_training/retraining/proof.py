@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,10 @@ BEFORE, AFTER = 'before', 'after'
 REAL_PAIRS = 60
 """Pairs of real frames of each gap that are matched, evenly spread."""
 
-Draw = Callable[[str, str], PairPicture]
+DRAWN = 3
+"""Pairs of each set that are drawn before and after."""
+
+Drawn = dict[str, list[tuple[PairPicture, PairPicture]]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,23 @@ class Material:
     levels: int
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What weights do on the material.
+
+    Attributes:
+        name: `before` or `after`.
+        scores: by set (`held_out`, `general`), as `evaluate` gives them for a detector.
+        real: by gap, matches, inliers and their ratio.
+        runs: by set, which hold the network's features and draw its matches.
+    """
+
+    name: str
+    scores: dict[str, dict[str, Any]]
+    real: dict[str, dict[str, Any]]
+    runs: dict[str, PairRun]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether new weights may replace old ones, with a sentence for each figure that was looked at."""
@@ -103,30 +123,41 @@ def validation(pairs: Sequence[PreparedPair], protocol: Protocol, device: str, l
     return validate
 
 
-def prove(
-    before: nn.Module, after: nn.Module, material: Material, device: str, jobs: int
-) -> tuple[dict[str, Any], dict[str, Draw]]:
-    """All figures of both networks.
-
-    Returns:
-        by set (`held_out`, `general`): the results of `evaluate` for the detectors `before` and `after`; by gap under
-        `real`: matches, inliers and their ratio of both. And for each set what draws a pair.
-    """
-    networks = {BEFORE: before, AFTER: after}
-    detect = {name: predictions(network, name, device, material.levels) for name, network in networks.items()}
-    figures: dict[str, Any] = {}
-    draws: dict[str, Draw] = {}
-    for name, pairs in (('held_out', material.held_out), ('general', material.general)):
-        run = PairRun(pairs, material.protocol, detect, jobs)
-        figures[name] = run.results()
-        draws[name] = run.draw
-    settings = KeypointSettings(levels=material.levels)
-    with_matcher = {name: make_detector(network, name, device, settings) for name, network in networks.items()}
-    figures['real'] = {
-        str(gap): {name: real_figures(detector, pairs) for name, detector in with_matcher.items()}
-        for gap, pairs in material.real.items()
+def measure(network: nn.Module, name: str, material: Material, device: str, jobs: int) -> Measured:
+    """All figures of a network, called `before` or `after`."""
+    detect = predictions(network, name, device, material.levels)
+    runs = {
+        each: PairRun(pairs, material.protocol, {name: detect}, jobs)
+        for each, pairs in (('held_out', material.held_out), ('general', material.general))
     }
-    return figures, draws
+    with_matcher = make_detector(network, name, device, KeypointSettings(levels=material.levels))
+    return Measured(
+        name,
+        {each: run.results()[name] for each, run in runs.items()},
+        {str(gap): real_figures(with_matcher, pairs) for gap, pairs in material.real.items()},
+        runs,
+    )
+
+
+def compare(before: Measured, after: Measured) -> dict[str, Any]:
+    """The figures of two networks beside each other: by set, and by gap under `real`, those of `before` and `after`."""
+    both = (before, after)
+    return {
+        **{each: {network.name: network.scores[each] for network in both} for each in before.scores},
+        'real': {gap: {network.name: network.real[gap] for network in both} for gap in before.real},
+    }
+
+
+def draw(before: Measured, after: Measured) -> Drawn:
+    """By set, the pairs that gained most in matching score and the one that lost most."""
+    drawn: Drawn = {}
+    for each, runs in before.runs.items():
+        old, new = before.scores[each]['per_pair'], after.scores[each]['per_pair']
+        gain = {pair: (new[pair]['matching_score'] or 0) - (old[pair]['matching_score'] or 0) for pair in new}
+        ordered = sorted(gain, key=lambda pair: -gain[pair])
+        chosen = dict.fromkeys([*ordered[: DRAWN - 1], *ordered[-1:]])
+        drawn[each] = [(runs.draw(before.name, pair), after.runs[each].draw(after.name, pair)) for pair in chosen]
+    return drawn
 
 
 def real_figures(detector: Detector, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:

@@ -22,26 +22,28 @@ from superpoint_training.report import (
 from superpoint_training.report.blocks import number
 from superpoint_training.report.differences import EXPLANATION, difference_plots
 from superpoint_training.retraining.card import describe_labels
-from superpoint_training.retraining.proof import AFTER, BEFORE, Draw
+from superpoint_training.retraining.proof import AFTER, BEFORE, Drawn
 
-DRAWN = 3
-"""Pairs of each set that are drawn before and after."""
 SETS = {
     'held_out': 'Held-out frames beside views of themselves, in another light',
     'general': 'General pairs, which the robot may never see',
 }
 
 
-def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Path) -> None:
+def write_report(results: Mapping[str, Any], drawn: Drawn, path: Path) -> None:
     """Write the page, which opens offline."""
-    verdict = results['verdict']
     weights = results['weights']
     page = Page(
-        f'Retraining of {weights["start"]}',
-        'Better: the new weights are in place.' if verdict['is_better'] else 'Not better: the old weights stay.',
-        {'made': results['created'], 'machine': results['machine'], 'weights': weights['out']},
+        'Training of fresh weights' if weights['start'] == 'none' else f'Retraining of {weights["start"]}',
+        _outcome(results),
+        {
+            'made': results['created'],
+            'machine': results['machine'],
+            'weights': weights['out'],
+            BEFORE: f'{weights["before"]}, whose figures are to be surpassed',
+        },
     )
-    page.section('Verdict', Items(list(verdict['reasons'])), *_blends(results))
+    page.section('Verdict', Items(list(results['verdict']['reasons'])), *_blends(results))
     for name, title in SETS.items():
         figures = results['figures'][name]
         before, after = (
@@ -49,8 +51,7 @@ def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Pa
         )
         comparison = compare(before, after, (BEFORE, AFTER))
         section = page.section(title, comparison.table(), *difference_plots(comparison.rows))
-        if name in draws:
-            section.add(*_drawn(figures, draws[name]))
+        section.add(*(Grid(list(pair), wide=True) for pair in drawn[name]))
     if results['figures']['real']:
         page.section('Real held-out frames', _real_table(results['figures']['real']))
     page.section('How the training went', *_training(results['rounds']))
@@ -63,6 +64,13 @@ def write_report(results: Mapping[str, Any], draws: Mapping[str, Draw], path: Pa
     page.write(path)
 
 
+def _outcome(results: Mapping[str, Any]) -> str:
+    if not results['replaced']:
+        return 'Not better: no weights are replaced.'
+    better = 'Better' if results['verdict']['is_better'] else 'Not better, but forced'
+    return f'{better}: the new weights are in place.'
+
+
 def _blends(results: Mapping[str, Any]) -> list[Block]:
     """How far towards the trained weights was tried, if not only all of the way."""
     tried = results['blends_tried']
@@ -72,15 +80,6 @@ def _blends(results: Mapping[str, Any]) -> list[Block]:
         Text(f'These weights are {results["blend"]:.0%} of the way from the old to the trained ones. Tried, in order:'),
         Items([(f'{float(share):.0%}', '; '.join(reasons)) for share, reasons in tried.items()]),
     ]  # fmt: skip
-
-
-def _drawn(figures: Mapping[str, Any], draw: Draw) -> list[Block]:
-    """The pairs that gained most and the one that lost most, before and after."""
-    old, new = (figures[name]['per_pair'] for name in (BEFORE, AFTER))
-    gain = {pair: (new[pair]['matching_score'] or 0) - (old[pair]['matching_score'] or 0) for pair in new}
-    ordered = sorted(gain, key=lambda pair: -gain[pair])
-    chosen = dict.fromkeys([*ordered[: DRAWN - 1], *ordered[-1:]])
-    return [Grid([draw(name, pair) for name in (BEFORE, AFTER)], wide=True) for pair in chosen]
 
 
 def _real_table(real: Mapping[str, Any]) -> Table:
@@ -121,8 +120,8 @@ def _sources(results: Mapping[str, Any]) -> str:
     total = results['harvest']['total']
     return (
         f'{total["train"]} frames of {total["seen"]} recorded, and {results["general_frames"]} general pictures. '
-        f'{total["held_out"]} frames of other stretches of time were held out: the first third watched the training, '
-        'the others are what the figures above are from.'
+        f'{total["held_out"]} frames of other stretches of time were held out: the first {results["watching"]} '
+        'watched the training, the others are what the figures above are from.'
     )
 
 

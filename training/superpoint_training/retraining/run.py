@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,15 @@ from superpoint_ros.networks import KeypointNetwork, load_network, save_network
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.averaging import blend
 from superpoint_training.distributed import World
+from superpoint_training.evaluation.pair_run import PreparedPair
 from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.evaluation.results import finite, header
 from superpoint_training.evaluation.results import write as write_results
 from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.failures import TrainingError
+from superpoint_training.files import write_whole
 from superpoint_training.frames import Frames, Shrunk
-from superpoint_training.harvest import Harvest, HarvestConfig, harvest, plan_harvest, survey_share
+from superpoint_training.harvest import Harvest, HarvestConfig, harvest, open_feeds, survey_share
 from superpoint_training.labels import label_frames
 from superpoint_training.loop import Outcome
 from superpoint_training.peers import LEVELS
@@ -35,7 +36,7 @@ from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.workspace import Workspace
-from superpoint_training.train import describe_run, load_start, train_recipe
+from superpoint_training.train import describe_run, fingerprint, load_start, train_recipe
 
 VALIDATION_FRAMES = 16
 
@@ -49,7 +50,8 @@ class Request:
         topics: see `harvest`.
         out: weights to write.
         start: weights to begin with, by name or path; 'none' begins with fresh ones.
-        labeller: weights that label the frames in the first round; those of `start`, unless that is 'none'.
+        labeller: weights that label the frames in the first round, and are to be surpassed; those of `start`, unless
+            that is 'none'.
         recipe: of `RECIPES`.
         training: of the recipe's kind.
         harvest, labels, proof: of the other stages.
@@ -58,10 +60,11 @@ class Request:
         blend: how far to go from the old weights to the trained ones, 0 to 1: tried in this order until weights are
             better, since nearer ones forget less. Fresh ones are taken as they are.
         minutes: that the training of one round may take; None trains all steps of the configuration.
-        general: folder or tar of pictures to mix in; None takes those that the package ships.
+        general: folder or tar of pictures to mix in; None takes those that the package ships, but for those that judge.
         general_limit: use so many of them at most.
         general_threshold: as `labels.threshold`, for them.
-        general_pairs: folder of homography pairs to judge forgetting by; None takes views of the shipped pictures.
+        general_pairs: folder of homography pairs to judge forgetting by; None takes views of shipped pictures that are
+            not mixed in.
         protocol: of the figures.
         levels: sizes at which the front-end will look at pictures, which is how weights are judged.
         jobs: threads that compute metrics.
@@ -115,38 +118,55 @@ class _Blend(NamedTuple):
     share: float
     network: KeypointNetwork
     figures: dict[str, Any]
-    draws: dict[str, proof.Draw]
+    drawn: proof.Drawn
     verdict: proof.Verdict
 
 
-def retrain(request: Request, work: Workspace, world: World, command: Sequence[str]) -> proof.Verdict | Interrupted:
+def retrain(
+    request: Request, work: Workspace, world: World, command: Sequence[str], resume: bool = False
+) -> proof.Verdict | Interrupted:
     """Harvest, label, train, prove, and replace the weights if they are better.
 
     Every stage goes on where it was stopped. All processes take part in labelling and training, rank 0 in the rest.
+    Whatever is asked for is opened first, so that a name mistyped leaves no run behind.
+
+    Args:
+        request: what is asked for.
+        work: where everything but the weights lies.
+        world: this process and those that share the work.
+        command: the command line, for the record.
+        resume: go on with the run in `work`, which must be of the same request.
 
     Raises:
         TrainingError: a stage can't be done; what the stages before it made is kept.
+        ValueError: recordings, general pictures or pairs can't be read.
         WeightsError: the weights to begin with, or the labeller's, can't be read.
     """
+    open_feeds(request.recordings, request.topics)
+    network = start_network(request)
+    labeller: nn.Module = load_network(request.labeller)
+    general = general_frames(request.general, request.general_pairs, request.general_limit)
+    protocol = PROTOCOLS[request.protocol]
+    pairs = general_pairs(request.general, request.general_pairs, protocol, request.jobs) if world.first else []
+    if world.first:
+        work.begin(request.settings(), resume)
+    world.wait()
     frames = _harvest(request, work, world)
     if frames.held_out is None:
         raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
-    general = general_frames(request.general, request.general_limit)
-    # Before the training, which would be in vain with pairs that can't be read.
-    material = _material(request, frames, frames.held_out) if world.first else None
-    network = _start_network(request)
-    labeller: nn.Module = load_network(request.labeller)
+    watching, judging = split_held_out(frames.held_out_blocks())
     rounds: list[dict[str, Any]] = []
     for number in range(1, request.rounds + 1):
-        outcome, about = _round(request, work, world, number, network, labeller, frames.train, frames.held_out, general)
+        watched = [frames.held_out[index] for index in watching]
+        outcome, about = _round(request, work, world, number, network, labeller, frames.train, watched, general)
         if outcome is None or not outcome.finished:
             return Interrupted(f'round {number} of {request.rounds}')
         rounds.append(about | _summary(outcome) | describe_run(outcome, request.training, world))
         labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
-    if material is None:
+    if not world.first:
         return world.from_first(None)  # type: ignore[return-value]
-    reference: nn.Module = load_network(request.labeller if request.start == 'none' else request.start, fold=False)
-    tried = _try_blends(request, work, reference, network, material, frames, rounds[-1], world)
+    material = _material(request, frames, frames.held_out, judging, pairs)
+    tried = _try_blends(request, work, network, material, frames, rounds, world)
     chosen = tried[-1] if tried[-1].verdict.is_better else tried[0]
     if chosen is not tried[-1]:
         _save(request, work, chosen.network, frames, rounds[-1])
@@ -155,43 +175,48 @@ def retrain(request: Request, work: Workspace, world: World, command: Sequence[s
         'protocol': request.protocol,
         'levels': request.levels,
         'harvest': frames.report,
+        'watching': len(watching),
         'general_frames': len(general),
-        'weights': {'start': request.start, 'out': str(request.out)},
+        'weights': {'start': request.start, 'before': request.labeller, 'out': str(request.out)},
         'settings': request.settings() | {'seed': request.training.seed},
         'rounds': rounds,
         'figures': chosen.figures,
         'verdict': dataclasses.asdict(verdict),
+        'replaced': verdict.is_better or request.force,
         'blend': chosen.share,
         'blends_tried': {f'{blend.share:g}': blend.verdict.reasons for blend in tried},
     }
     results = finite(results)
     write_card(results, work.rejected.with_suffix('.md'))
-    write_report(results, chosen.draws, work.report)
-    write_results(results, work.results)
-    if verdict.is_better or request.force:
+    if results['replaced']:
         _publish(work, request.out)
+    write_report(results, chosen.drawn, work.report)
+    write_results(results, work.results)
     return world.from_first(verdict)
 
 
 def _try_blends(
-    request: Request, work: Workspace, old: nn.Module, new: nn.Module, material: proof.Material, frames: Harvest,
-    last: dict[str, Any], world: World,
+    request: Request, work: Workspace, new: nn.Module, material: proof.Material, frames: Harvest,
+    rounds: Sequence[dict[str, Any]], world: World,
 ) -> list[_Blend]:  # fmt: skip
     """From the new weights back towards the old ones, until some are better than the old ones."""
+    old = load_network(request.labeller, fold=False)
+    before = proof.measure(old, proof.BEFORE, material, str(world.device), request.jobs)
     tried: list[_Blend] = []
     shares = request.blend if request.start != 'none' else (1.0,)
-    if not last['step']:
+    if not any(each['step'] for each in rounds):
         print('no validated weights were above those begun with, which are all that is left to prove')
         shares = (1.0,)
     for share in shares:
         if tried:
             print(f'{tried[-1].share:.0%} of the way to the trained weights is not better: '
                   f'{"; ".join(tried[-1].verdict.reasons)}. Now {share:.0%}')  # fmt: skip
-        _save(request, work, blend(old, new, share) if share < 1 else new, frames, last)
+        _save(request, work, blend(old, new, share) if share < 1 else new, frames, rounds[-1])
         # Read again, so that what is judged is what would be used: in half precision.
         judged = load_network(work.rejected, fold=False)
-        figures, draws = proof.prove(old, judged, material, str(world.device), request.jobs)
-        tried.append(_Blend(share, judged, figures, draws, proof.judge(figures, request.proof)))
+        after = proof.measure(judged, proof.AFTER, material, str(world.device), request.jobs)
+        figures = proof.compare(before, after)
+        tried.append(_Blend(share, judged, figures, proof.draw(before, after), proof.judge(figures, request.proof)))
         if tried[-1].verdict.is_better:
             break
     return tried
@@ -207,31 +232,43 @@ def _harvest(request: Request, work: Workspace, world: World) -> Harvest:
     return chosen or harvest(*what, show_progress=False)
 
 
-def _start_network(request: Request) -> nn.Module:
+def start_network(request: Request) -> nn.Module:
     if request.start == 'none':
         torch.manual_seed(request.training.seed)
         return RECIPES[request.recipe].build_network(request.training)
     return load_start(request.start, RECIPES[request.recipe]).requires_grad_(True)
 
 
-def _material(request: Request, frames: Harvest, held_out: Frames) -> proof.Material:
-    """The held-out frames but the first third, which watch the training."""
+def split_held_out(blocks: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Held-out frames that watch the training, about the first third, and those that judge it.
+
+    Args:
+        blocks: the frames of each stretch of time; none is cut in two but where there is just one.
+    """
+    frames = [index for block in blocks for index in block]
+    borders = np.cumsum([len(block) for block in blocks])[:-1]
+    third = max(1, len(frames) // 3)
+    first = int(borders[np.abs(borders - third).argmin()]) if len(borders) else third
+    return frames[:first], frames[first:] or frames
+
+
+def _material(
+    request: Request, frames: Harvest, held_out: Frames, judging: Sequence[int], general: Sequence[PreparedPair]
+) -> proof.Material:
     protocol = PROTOCOLS[request.protocol]
-    first = len(held_out) // 3
     real = {}
     for gap in request.proof.gaps:
-        pairs = [pair for pair in frames.held_out_pairs(gap) if min(pair) >= first]
+        pairs = [pair for pair in frames.held_out_pairs(gap) if set(pair) <= set(judging)]
         if pairs:
             chosen = np.unique(np.linspace(0, len(pairs) - 1, proof.REAL_PAIRS).round().astype(int))
             real[gap] = [(held_out[pairs[i][0]], held_out[pairs[i][1]]) for i in chosen]
-    judged = [held_out[index] for index in range(first, len(held_out))]
-    general = general_pairs(request.general_pairs, protocol, request.jobs)
-    return proof.Material(warped_pairs(judged, protocol), real, general, protocol, request.levels)
+    judged = warped_pairs([held_out[index] for index in judging], protocol)
+    return proof.Material(judged, real, general, protocol, request.levels)
 
 
 def _round(
     request: Request, work: Workspace, world: World, number: int, network: nn.Module, labeller: nn.Module,
-    train: Frames, held_out: Frames, general: Frames,
+    train: Frames, watched: Sequence[np.ndarray], general: Frames,
 ) -> tuple[Outcome | None, dict[str, Any]]:  # fmt: skip
     """Label the frames, if the recipe needs it, and train on them; None if it was stopped while labelling."""
     recipe, config = RECIPES[request.recipe], request.training
@@ -254,7 +291,6 @@ def _round(
     steps = _steps(request, work, world, number, network, sources)
     loop = replace(config.loop, steps=steps, warm_up=min(config.loop.warm_up, steps // 5))
     protocol = PROTOCOLS[request.protocol]
-    watched = [held_out[index] for index in range(max(1, len(held_out) // 3))]
     chosen = np.unique(np.linspace(0, len(watched) - 1, VALIDATION_FRAMES).round().astype(int))
     watched = [watched[index] for index in chosen]
     outcome = train_recipe(
@@ -264,6 +300,7 @@ def _round(
         replace(config, loop=loop),
         work.checkpoint(number),
         world=world,
+        start=fingerprint(request.start),
         validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device), request.levels),
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
@@ -307,53 +344,7 @@ def _save(request: Request, work: Workspace, network: nn.Module, frames: Harvest
 
 def _publish(work: Workspace, out: Path) -> None:
     """Put weights and card in their place, each whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ('.safetensors', '.md'):
-        source, target = work.rejected.with_suffix(suffix), out.with_suffix(suffix)
-        partial = target.with_name(target.name + '.partial')
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        source = work.rejected.with_suffix(suffix)
+        write_whole(out.with_suffix(suffix), source.read_bytes())
         source.unlink()
-
-
-def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str]]:
-    """What the run would do, how long it would take and how much disk, by stage; a few images are read, nothing kept.
-
-    Raises:
-        TrainingError: as `retrain`, as far as can be told.
-    """
-    found = plan_harvest(request.recordings, request.topics, request.harvest, work.frames)
-    train = min(found.images, request.harvest.train_frames)
-    general = general_frames(request.general, request.general_limit)
-    recipe = RECIPES[request.recipe]
-    few = Shrunk(Frames(general.root, 2), request.short_side)
-    source: PairSource = PlainFrames(few)
-    labelled, described = 0.0, f'none, {request.recipe} trains without'
-    if recipe.needs_labels:
-        labeller = load_network(request.labeller)
-        labelled = (train + len(general)) * schedule.seconds_a_label(labeller, few, request.labels, world)
-        labels, _ = label_frames(labeller, few, replace(request.labels, views=2), work.labels('plan', 0), world=world)
-        work.labels('plan', 0).unlink()
-        source = LabelledFrames(few, labels)
-        described = (
-            f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
-        )
-    sources = dict.fromkeys(('robot', 'general'), source)
-    step = schedule.seconds_a_step(recipe, _start_network(request), sources, request.training, world)
-    steps = schedule.fit_steps(request.training.loop.steps, step, request.minutes)
-    total = found.seconds + request.rounds * (labelled + steps * step)
-    harvested = 'are in the cache' if found.is_cached else f'to read and measure, {_duration(found.seconds)}'
-    disk = found.cache_bytes * (not found.is_cached) + 100_000_000
-    return [
-        ('frames', f'{found.images} images {harvested}; up to {train} to train on'),
-        ('labels', described),
-        ('training', f'{steps} steps of {request.training.loop.batch_size} a round, {_duration(steps * step)}'),
-        ('rounds', str(request.rounds)),
-        ('in all', f'{_duration(total)} on {world.device}, and some minutes for the proof'),
-        ('disk', f"up to {disk / 1e6:.0f} MB in '{work.folder}'"),
-        ('weights', f"'{request.out}', from {request.start}, if they are better{' or worse' * request.force}"),
-    ]
-
-
-def _duration(seconds: float) -> str:
-    return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'

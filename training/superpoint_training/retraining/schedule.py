@@ -26,14 +26,15 @@ FEWEST_STEPS = 20
 def seconds_a_step(
     recipe: Recipe, network: nn.Module, sources: Mapping[str, PairSource], config: Any, world: World
 ) -> float:
-    """Time of a training step, forward and backward, on copies: nothing is trained."""
+    """Time of a training step, forward and backward, of one process's part of the batch; on copies."""
     trial = copy.deepcopy(network).to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     alone = replace(world, size=1, rank=0)
     accumulator = Accumulator(trial, config.loop.micro_batch, alone)
     losses = recipe.make_losses(config)
     examples = recipe.make_examples(config, sources)
     laps = []
-    for index, batch in enumerate(batches(examples, config.loop.batch_size, 0, TIMED_STEPS + 1, 0, alone)):
+    own = config.loop.batch_size // world.size
+    for index, batch in enumerate(batches(examples, own, 0, TIMED_STEPS + 1, 0, alone)):
         began = time.perf_counter()
         accumulator.run(batch, losses, index)
         laps.append(time.perf_counter() - began)

@@ -10,6 +10,10 @@ from typing import Any
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 
+BEGIN_ANEW = (
+    'To begin anew, remove run.json, *.checkpoint and labels_*.npz there; frames/ may stay, and saves harvesting again.'
+)
+
 
 class Workspace:
     """Paths below one folder, and the settings of the run that the folder belongs to.
@@ -68,14 +72,12 @@ class Workspace:
         settings = json.loads(json.dumps(settings, default=str))
         if self.is_begun:
             if not resume:
-                raise TrainingError(
-                    f"'{self.folder}' has a run already: go on with it by --resume, or remove the folder to begin anew."
-                )
+                raise TrainingError(f"'{self.folder}' has a run already: go on with it by --resume. {BEGIN_ANEW}")
             begun = self.settings()
             changed = [key for key in settings if settings[key] != begun.get(key)]
             if changed:
                 was = '; '.join(f'{key} was {begun.get(key)}, is {settings[key]}' for key in changed)
-                raise TrainingError(f"The run in '{self.folder}' was begun with other settings: {was}.")
+                raise TrainingError(f"The run in '{self.folder}' was begun with other settings: {was}. {BEGIN_ANEW}")
             return
         write_whole(self._run, json.dumps(settings, indent=1).encode())
 
@@ -88,7 +90,7 @@ class Workspace:
         try:
             settings: dict[str, Any] = json.loads(self._run.read_text())
         except (OSError, ValueError) as error:
-            raise TrainingError(f"'{self._run}' is not readable ({error}): remove '{self.folder}'.") from error
+            raise TrainingError(f"'{self._run}' is not readable ({error}). {BEGIN_ANEW}") from error
         return settings
 
     def remember(self, **values: Any) -> None:

@@ -1,0 +1,60 @@
+"""What a retraining would do, and how long it would take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from superpoint_ros.networks import load_network
+from superpoint_training.distributed import World
+from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
+from superpoint_training.frames import Frames, Shrunk
+from superpoint_training.harvest import plan_harvest
+from superpoint_training.labels import label_frames
+from superpoint_training.recipes import RECIPES
+from superpoint_training.retraining import schedule
+from superpoint_training.retraining.general import general_frames
+from superpoint_training.retraining.run import Request, start_network
+from superpoint_training.retraining.workspace import Workspace
+
+
+def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str]]:
+    """What the run would do, how long it would take and how much disk, by stage; a few images are read, nothing kept.
+
+    Raises:
+        TrainingError: as `retrain`, as far as can be told.
+    """
+    found = plan_harvest(request.recordings, request.topics, request.harvest, work.frames)
+    train = min(found.images, request.harvest.train_frames)
+    general = general_frames(request.general, request.general_pairs, request.general_limit)
+    recipe = RECIPES[request.recipe]
+    few = Shrunk(Frames(general.root, 2), request.short_side)
+    source: PairSource = PlainFrames(few)
+    labelled, described = 0.0, f'none, {request.recipe} trains without'
+    if recipe.needs_labels:
+        labeller = load_network(request.labeller)
+        labelled = (train + len(general)) * schedule.seconds_a_label(labeller, few, request.labels, world)
+        labels, _ = label_frames(labeller, few, replace(request.labels, views=2), work.labels('plan', 0), world=world)
+        work.labels('plan', 0).unlink(missing_ok=True)
+        source = LabelledFrames(few, labels)
+        described = (
+            f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
+        )
+    sources = dict.fromkeys(('robot', 'general'), source)
+    step = schedule.seconds_a_step(recipe, start_network(request), sources, request.training, world)
+    steps = schedule.fit_steps(request.training.loop.steps, step, request.minutes)
+    total = found.seconds + request.rounds * (labelled + steps * step)
+    harvested = 'are in the cache' if found.is_cached else f'to read and measure, {_duration(found.seconds)}'
+    disk = found.cache_bytes * (not found.is_cached) + 100_000_000
+    return [
+        ('frames', f'{found.images} images {harvested}; up to {train} to train on'),
+        ('labels', described),
+        ('training', f'{steps} steps of {request.training.loop.batch_size} a round, {_duration(steps * step)}'),
+        ('rounds', str(request.rounds)),
+        ('in all', f'{_duration(total)} on {world.device}, and some minutes for the proof'),
+        ('disk', f"up to {disk / 1e6:.0f} MB in '{work.folder}'"),
+        ('weights', f"'{request.out}', from {request.start}, if they are better{' or worse' * request.force}"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
