@@ -34,16 +34,31 @@ def load_config(kind: type[Config], path: str | Path, overrides: Sequence[str] =
         tree = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error}") from error
+    if isinstance(tree, Mapping):
+        tree = overridden(tree, overrides)
+    return from_mapping(kind, tree, str(path))
+
+
+def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Nested mappings with the values of `a.b=value` strings put in; what is no mapping on the way becomes one.
+
+    Raises:
+        ConfigError: a string is not of that form, or its value is not YAML.
+    """
     for override in overrides:
         key, equals, value = override.partition('=')
         if not equals:
             raise ConfigError(f"'{override}' is not of the form key=value")
-        branch = tree
-        *parents, leaf = key.split('.')
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = yaml.safe_load(value)
-    return from_mapping(kind, tree, str(path))
+        first, _, rest = key.partition('.')
+        try:
+            changed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of '{override}' is not YAML") from error
+        if rest:
+            branch = tree.get(first)
+            changed = overridden(branch if isinstance(branch, Mapping) else {}, [f'{rest}={value}'])
+        tree = {**tree, first: changed}
+    return tree
 
 
 def from_mapping(kind: type[Config], tree: Mapping[str, Any], where: str) -> Config:

@@ -30,6 +30,7 @@ from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.evaluation.problems import listed
 from superpoint_training.evaluation.run import Outcome, Setup, evaluate, evaluate_shapes
+from superpoint_training.failures import TrainingError
 from superpoint_training.peers import LEVELS, PEERS, NamedDetector, make_detector
 from superpoint_training.protocols import PROTOCOLS, PoseProtocol, Protocol, changed
 from superpoint_training.report import compare, write_report
@@ -64,16 +65,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--sequence', type=Path, nargs='+', default=[], metavar='DIR',
         help='frames with poses: TUM RGB-D or EuRoC as downloaded, or timestamps.txt, poses.txt, intrinsics.yaml',
     )  # fmt: skip
-    inputs.add_argument('--gaps', type=int, nargs='+', default=[1, 10, 30], help="frames between a sequence's pairs")
+    inputs.add_argument('--gaps', type=int, nargs='+', help="frames between a sequence's pairs; default: 1 10 30")
     inputs.add_argument('--intrinsics', type=Path, metavar='FILE', help="calibration in place of the sequences' own")
     inputs.add_argument('--recording', type=Path, metavar='PATH', help='bag, video or pictures without ground truth')
-    inputs.add_argument('--topic', default='', help='of a bag; default: the one with the most images')
-    inputs.add_argument('--frames', type=int, default=300, help="of a recording's start; default: 300")
+    inputs.add_argument(
+        '--topic', default='', help='of a bag; default: the one with the most images that are not depth'
+    )
+    inputs.add_argument('--frames', type=int, help="of a recording's start; default: 300")
     inputs.add_argument('--shapes', type=int, metavar='N', help='N held-out Synthetic Shapes, with noise')
     inputs.add_argument('--clean', action='store_true', help='the shapes without noise')
     inputs.add_argument('--compare', type=Path, nargs=2, metavar='RESULTS', help='two results.json, side by side')
 
-    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='kp2d-320')
+    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), help='of pairs and recordings; default: kp2d-320')
     parser.add_argument(
         '--set', nargs='+', default=[], metavar='NAME=NUMBER', help='change the protocol, such as correct_distance=5'
     )
@@ -103,8 +106,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ('jobs', 'frames', 'shapes'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f'--{name} must be at least 1')
-    if min(options.gaps) < 1:
+    if options.gaps and min(options.gaps) < 1:
         parser.error('--gaps are frames, at least 1')
+    for name, needed in (
+        ('topic', 'recording'), ('frames', 'recording'), ('intrinsics', 'sequence'), ('gaps', 'sequence'),
+        ('clean', 'shapes'),
+    ):  # fmt: skip
+        if getattr(options, name) and not getattr(options, needed):
+            parser.error(f'--{name} is for --{needed}: give that, or leave it out')
+    if options.shapes and (options.protocol or options.set):
+        parser.error('--shapes has a protocol of its own: leave out --protocol and --set')
     return options
 
 
@@ -114,13 +125,13 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> Outcome:
     Raises:
         ValueError: nothing of an input is usable, or an option makes no sense.
     """
-    protocol, poses = changed(PROTOCOLS[options.protocol], options.set), PoseProtocol()
+    protocol, poses = changed(PROTOCOLS[options.protocol or 'kp2d-320'], options.set), PoseProtocol()
     setup = Setup(protocol, poses, options.cache or options.out / 'predictions', options.jobs, command)
     if options.shapes:
         return evaluate_shapes(options.shapes, not options.clean, _detectors(options, border=0, levels=1), setup)
     request = Request(
-        options.pairs, options.sequence, sorted(set(options.gaps)), options.intrinsics,
-        options.recording, options.topic, options.frames,
+        options.pairs, options.sequence, sorted(set(options.gaps or Request.gaps)), options.intrinsics,
+        options.recording, options.topic, options.frames or Request.frames,
     )  # fmt: skip
     inputs = read_inputs(request, protocol, poses, options.jobs)
     if inputs.skipped:
@@ -179,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         results_file.write(outcome.results, options.out / 'results.json')
         write_report(outcome.results, options.out, outcome.draw)
-    except (WeightsError, EngineError, ValueError, OSError) as error:
+    except (WeightsError, EngineError, TrainingError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return ERROR
     print((options.out / 'results.md').read_text())

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,7 @@ class Labels:
                 parts = np.split(file['keypoints'].astype(np.float32), np.cumsum(file['lengths']))
                 names = [str(name) for name in file['names']]
                 return cls(dict(zip(names, parts[:-1], strict=True)), json.loads(str(file['about'])))
-        except (OSError, EOFError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"'{path}' is not a labels file: {error}") from error
 
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, load_network, resolve_weights, save_network
 from superpoint_training.recipes import RECIPES
 from superpoint_training.report import summary_tables
@@ -70,11 +68,17 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
 
     Raises:
         WeightsError: the weights can't be read.
+        ValueError: one of the results is no results.json; nothing is written.
     """
     network = load_network(weights, fold=False)
     name, about = weights.stem, network.metadata
+    evaluations = []
+    for path in results:
+        try:
+            evaluations.append(evaluation_section(json.loads(path.read_text()), weights, name))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
     save_network(network, folder / weights.name, about | {'data_terms': data})
-    evaluations = [evaluation_section(json.loads(path.read_text()), weights, name) for path in results]
     card = folder / f'{name}.md'
     card.write_text(
         CARD.format(
@@ -88,7 +92,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
             data=data,
             labels=about['data'],
             schedule=about['schedule'],
-            hardware=f'{about["hardware"]}, PyTorch {torch.__version__.partition("+")[0]}',
+            hardware=about['hardware'],
             seed=about['seed'],
             losses=about['losses'],
             command=_command(name, about['recipe']),
@@ -109,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(publish(resolve_weights(options.weights), options.results, options.data, options.folder))
-    except (WeightsError, KeyError, OSError) as error:
+    except (WeightsError, ValueError, KeyError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

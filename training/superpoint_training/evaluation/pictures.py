@@ -39,14 +39,21 @@ def decode_grey(encoded: bytes) -> np.ndarray:
 
 
 class Pictures:
-    """The pictures below a folder, or in the `frames.tar` there. May be used by several threads."""
+    """The pictures below a folder, or in the `frames.tar` there. May be used by several threads.
+
+    Raises:
+        ValueError: the `frames.tar` is damaged.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         archive = root / 'frames.tar'
         self._lock = threading.Lock()
-        self._archive = tarfile.open(archive) if archive.is_file() else None  # noqa: SIM115, read for as long as this lives
-        self._members = set(self._archive.getnames()) if self._archive else set()
+        try:
+            self._archive = tarfile.open(archive) if archive.is_file() else None  # noqa: SIM115, read for as long as this lives
+            self._members = set(self._archive.getnames()) if self._archive else set()
+        except tarfile.TarError as error:
+            raise ValueError(f"'{archive}' is not a readable tar of pictures: {error}") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._members if self._archive else (self.root / name).is_file()

@@ -48,27 +48,30 @@ class Predictions:
         return features
 
     def _kept(self, digest: str) -> Features | None:
-        if self._folder is None:
+        folder = self._folder  # which another thread may give up
+        if folder is None:
             return self._memory.get(digest)
         try:
-            with np.load(self._folder / f'{digest}.npz', allow_pickle=False) as arrays:
+            with np.load(folder / f'{digest}.npz', allow_pickle=False) as arrays:
                 return unpacked({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut off by a crash
             return None
 
     def _keep(self, digest: str, features: Features) -> None:
-        if self._folder is None:
+        folder = self._folder
+        if folder is None:
             self._memory[digest] = features
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix='.part', delete=False) as file:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, suffix='.part') as part:
+                file = Path(part) / f'{digest}.npz'
                 np.savez(file, **packed(features))  # type: ignore[arg-type]  # numpy's stub takes them for its flags
-            Path(file.name).replace(self._folder / f'{digest}.npz')
+                file.replace(folder / file.name)
         except OSError as error:
             with self._lock:
                 if self._folder is not None:
-                    warnings.warn(f"predictions are not kept in '{self._folder}': {error.strerror}", stacklevel=2)
+                    warnings.warn(f"predictions are not kept in '{folder}': {error.strerror}", stacklevel=2)
                 self._folder = None
             self._memory[digest] = features
 

@@ -11,6 +11,7 @@ import numpy as np
 from superpoint_ros.images import ImageError, to_array
 from superpoint_ros.recordings import CutShortError, RecordingError, open_source
 from superpoint_training.evaluation.problems import Skipped
+from superpoint_training.harvest.topics import busiest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +31,18 @@ def read_frames(path: Path, topic: str, most: int) -> tuple[RecordedFrames, list
     """The first so many frames of a topic, and what could not be read.
 
     Args:
-        topic: of a bag; empty takes the one with the most images.
+        topic: of a bag; empty takes the one with the most images that are not depth.
 
     Raises:
         ValueError: nothing can be read, or the topic has no images.
     """
     source = open_source(path)
-    counts = {summary.name: summary.count for summary in source.topics() if summary.has_images}
-    if not counts or (topic and topic not in counts):
+    summaries = [summary for summary in source.topics() if summary.has_images]
+    names = sorted(summary.name for summary in summaries)
+    if not names or (topic and topic not in names):
         wanted = f"on '{topic}'" if topic else 'at all'
-        raise RecordingError(
-            f"'{path}' has no images {wanted}; it has some on: {', '.join(sorted(counts)) or 'nothing'}"
-        )
-    topic = topic or max(sorted(counts), key=counts.__getitem__)
+        raise RecordingError(f"'{path}' has no images {wanted}; it has some on: {', '.join(names) or 'nothing'}")
+    topic = topic or busiest(source, summaries).name
     frames: list[np.ndarray] = []
     causes: Counter[str] = Counter()
     damage = []

@@ -13,6 +13,7 @@ from typing import Any
 
 from superpoint_ros.processor import processor_name
 from superpoint_training.evaluation.problems import Skipped
+from superpoint_training.files import write_whole
 from superpoint_training.versions import installed
 
 FORMAT = 1
@@ -36,10 +37,12 @@ def machine() -> str:
 
 
 def write(results: dict[str, Any], path: Path) -> None:
-    """Write as JSON, whole or not at all; what is not a finite number becomes null."""
-    partial = path.with_suffix('.part')
-    partial.write_text(json.dumps(finite(results), indent=1, allow_nan=False) + '\n')
-    partial.replace(path)
+    """Write as JSON, whole or not at all; what is not a finite number becomes null.
+
+    Raises:
+        TrainingError: it can't be written.
+    """
+    write_whole(path, (json.dumps(finite(results), indent=1, allow_nan=False) + '\n').encode())
 
 
 def finite(value: Any) -> Any:

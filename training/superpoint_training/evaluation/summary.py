@@ -42,11 +42,11 @@ def mean(values: Iterable[float]) -> float:
 
 
 def curve(rankings: Sequence[Ranking]) -> dict[str, list[float]]:
-    """Precision at each percent of recall that is reached, all rankings pooled; empty where nothing is findable."""
+    """Precision at each percent of recall that is reached, all rankings pooled; empty if none is findable or found."""
     findable = sum(ranking.findable for ranking in rankings)
-    if findable == 0:
+    similarity = np.concatenate([np.zeros(0), *(ranking.similarity for ranking in rankings)])
+    if findable == 0 or len(similarity) == 0:
         return {'recall': [], 'precision': []}
-    similarity = np.concatenate([ranking.similarity for ranking in rankings])
     right = np.concatenate([ranking.right for ranking in rankings])
     precision, recall = metrics.precision_recall(similarity, right, findable)
     reached = RECALLS[recall[-1] >= RECALLS]

@@ -22,7 +22,7 @@ from torch.nn.functional import conv2d, max_pool2d, normalize
 from superpoint_ros.networks import STRIDE, GoodPoint, GoodPointConfig, sample_at, score_map
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import info_nce_loss, mean_of_means
+from superpoint_training.recipes.losses import by_pixel, info_nce_loss, mean_of_means
 from superpoint_training.recipes.pairs import images, pair_examples
 from superpoint_training.recipes.points import FAR, is_inside, warp
 from superpoint_training.recipes.recipe import Recipe
@@ -238,7 +238,7 @@ def _losses(
 ) -> dict[str, Tensor]:
     heatmap, other_heatmap = heatmaps.chunk(2)
     maps = descriptor_maps.chunk(2)
-    valid, other_valid = (_by_pixel(batch[name]) for name in ('valid_a', 'valid_b'))
+    valid, other_valid = (by_pixel(batch[name]) for name in ('valid_a', 'valid_b'))
     points, others = cell_maxima(heatmap.detach(), config.cell), cell_maxima(other_heatmap.detach(), config.other_cell)
     described, others_described = (_describe(*each) for each in zip(maps, (points, others), strict=True))
     homography = batch['a_to_b']
@@ -285,10 +285,6 @@ def _half_a_picture_away(count: int, others: int) -> list[int]:
 
 def _describe(descriptor_map: Tensor, points: Tensor) -> Tensor:
     return normalize(sample_at(descriptor_map, points, STRIDE), dim=-1, eps=1e-6)
-
-
-def _by_pixel(cells: Tensor) -> Tensor:
-    return cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
 
 
 GOODPOINT = Recipe(

@@ -22,7 +22,15 @@ from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import info_nce_loss, mean_of_means
 from superpoint_training.recipes.pairs import pair_examples, two_views
-from superpoint_training.recipes.points import Correspondences, View, correspond, separations, unsupervised_point_loss
+from superpoint_training.recipes.points import (
+    Correspondences,
+    View,
+    correspond,
+    location_loss,
+    score_loss,
+    separations,
+    unsupervised_point_loss,
+)
 from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('triplet', 'info_nce')
@@ -43,7 +51,7 @@ class KP2DTraining:
         margin: of the triplet loss.
         temperature: of InfoNCE.
         point_weight: factor of `unsupervised_point_loss`.
-        consistency_weight: factor of `consistency_loss`.
+        consistency_weight: factor of `score_loss`.
         outlier_weight: factor of `outlier_loss`; only for a network that has an outlier-rejection network.
         outlier_matches: the lowest-scoring so many matches go into it.
         loop: the schedule.
@@ -73,15 +81,6 @@ class KP2DTraining:
             raise ValueError(f'outlier_matches must be at least 1, got {self.outlier_matches}')
 
 
-def location_loss(matches: Correspondences) -> Tensor:
-    """How far keypoints that belong together lie apart (section 3.1).
-
-    `L = mean_i |p*_i - p_i|`, p* a keypoint of the first view projected into the second and p the nearest there, in
-    pixels. 0 for a network whose keypoints move with the picture.
-    """
-    return mean_of_means(matches.distances, matches.together)
-
-
 def triplet_loss(
     anchors: Tensor, positives: Tensor, candidates: Tensor, apart: Tensor, visible: Tensor, margin: float = 0.2
 ) -> Tensor:
@@ -100,11 +99,6 @@ def triplet_loss(
     positive = vector_norm(anchors - positives, dim=-1)
     negative = descriptor_distances(anchors, candidates).masked_fill(~apart, 2.0).amin(dim=2)
     return mean_of_means((positive - negative + margin).relu(), visible)
-
-
-def consistency_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
-    """Keypoints that belong together have one score (section 3.1): `mean (s - s')^2`, `[B, N]` each."""
-    return mean_of_means((scores - other_scores).square(), together)
 
 
 def outlier_loss(
@@ -162,7 +156,7 @@ def _losses(
     losses = {
         'location': location_loss(matches),
         'point': unsupervised_point_loss(mean_scores, matches.distances, matches.together),
-        'consistency': consistency_loss(first.scores, other_scores, matches.together),
+        'consistency': score_loss(first.scores, other_scores, matches.together),
     }
     if config.descriptor_weight:
         described = matches.visible & batch['described'][:, None]

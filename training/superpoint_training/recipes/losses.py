@@ -63,7 +63,7 @@ def repeatability_loss(
     """
     with torch.no_grad():
         found, shared = _seen_through(_blurred(other_scores, sigma), other_valid, homography)
-        shared &= _by_pixel(valid)
+        shared &= by_pixel(valid)
     return -mean_of_means(scores * (found - price), shared) * STRIDE**2
 
 
@@ -76,7 +76,7 @@ def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
     return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].float().clamp(max=1)
 
 
-def _by_pixel(cells: Tensor) -> Tensor:
+def by_pixel(cells: Tensor) -> Tensor:
     """`[B, 8h, 8w]` of a value a cell."""
     return cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
 
@@ -91,7 +91,7 @@ def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tens
     across, down, depth = (row[:, 0] * x + row[:, 1] * y + row[:, 2] for row in rows)
     moved = torch.stack([across / depth, down / depth], dim=-1)
     grid = (moved + 0.5) / map_.new_tensor([width, height]) * 2 - 1
-    seen = grid_sample(torch.stack([map_, _by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
+    seen = grid_sample(torch.stack([map_, by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999
 
 

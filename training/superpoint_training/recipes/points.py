@@ -118,6 +118,22 @@ def is_inside(points: Tensor, size: tuple[int, int]) -> Tensor:
     return ((points >= 0) & (points <= limit)).all(dim=-1)
 
 
+def location_loss(matches: Correspondences) -> Tensor:
+    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k`.
+
+    UnsuperPoint, section 4.1, equation 6; KP2D, section 3.1.
+    """
+    return mean_of_means(matches.distances, matches.together)
+
+
+def score_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
+    """Keypoints that belong together have one score: `L = mean_k (s_a - s_b)^2`, `[B, N]` each.
+
+    UnsuperPoint, section 4.1, equation 7; KP2D, section 3.1.
+    """
+    return mean_of_means((scores - other_scores).square(), together)
+
+
 def unsupervised_point_loss(scores: Tensor, distances: Tensor, together: Tensor) -> Tensor:
     """A keypoint that is found again nearer than others should score higher (UnsuperPoint, section 4.1, equation 8).
 

@@ -32,6 +32,8 @@ from superpoint_training.recipes.points import (
     Correspondences,
     View,
     correspond,
+    location_loss,
+    score_loss,
     separations,
     unsupervised_point_loss,
 )
@@ -81,16 +83,6 @@ class UnsuperPointTraining:
     def __post_init__(self) -> None:
         if self.descriptor_loss not in DESCRIPTOR_LOSSES:
             raise ValueError(f'descriptor_loss must be one of {DESCRIPTOR_LOSSES}, got {self.descriptor_loss!r}')
-
-
-def position_loss(matches: Correspondences) -> Tensor:
-    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k` (section 4.1, equation 6)."""
-    return mean_of_means(matches.distances, matches.together)
-
-
-def score_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
-    """Keypoints that belong together have one score: `mean_k (s_a - s_b)^2`, `[B, N]` each (section 4.1, eq. 7)."""
-    return mean_of_means((scores - other_scores).square(), together)
 
 
 def uniform_loss(positions: Tensor, valid: Tensor) -> Tensor:
@@ -172,7 +164,7 @@ def _losses(first: View, second: View, batch: dict[str, Tensor], config: Unsuper
     descriptors = [view.describe(view.points) for view in (first, second)]
     described = matches.visible & batch['described'][:, None]
     losses = {
-        'position': position_loss(matches),
+        'position': location_loss(matches),
         'score': score_loss(first.scores, other_scores, matches.together),
         'point': unsupervised_point_loss(mean_scores, matches.distances, matches.together),
         'uniform': (_uniform(first) + _uniform(second)) / 2,

@@ -60,10 +60,10 @@ def evaluation_page(results: Results, draw: Draw | None = None) -> Page:
 
 def _facts(results: Results) -> dict[str, str]:
     source = results.get('source') or {}
+    sources = [str(source[key]) for key in ('pairs', 'sequences', 'recording') if source.get(key)]
+    sources += [f'{source["shapes"]} Synthetic Shapes'] if source.get('shapes') else []
     facts = {
-        'source': ', '.join(
-            str(source[key]) for key in ('pairs', 'sequence', 'sequences', 'bag', 'video') if source.get(key)
-        ),
+        'source': ', '.join(sources),
         'made': str(results.get('created') or ''),
         'machine': str(results.get('machine') or ''),
         'seed': str(results.get('seed', '')),
