@@ -19,7 +19,7 @@ class TrackSettings:
 
     max_missed: int = 3
     """Frames in a row that a track of two or more survives without being seen; 0 ends it at once."""
-    min_similarity: float = 0.7
+    min_similarity: float = 0.8
     """Least similarity of a feature to the lost track that it continues, see `matching.similarity_matrix`."""
     search_radius: float = 50.0
     """Most pixels from where a lost track was last seen; 0 searches everywhere."""
