@@ -182,6 +182,8 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, killed_at):
     assert resumed.curves['validation/score'] == whole.curves['validation/score'] == list(figures.items())
     assert (resumed.step, resumed.figures) == (20, {'score': 0.9})
     assert same(resumed.network.state_dict(), whole.network.state_dict())
+    again = run(tmp_path, validate=validating(iter(()), None), **watched)  # all is done: none is made twice
+    assert again.curves == resumed.curves
 
 
 def test_validation_must_give_what_is_watched(tmp_path):
