@@ -25,8 +25,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--frames', required=True, help='folder or tar of pictures')
     parser.add_argument('--out', required=True, type=Path, help='labels to write (.npz)')
     parser.add_argument('--limit', type=int, help='label only the first so many frames')
-    parser.add_argument('--minutes', type=float, help='stop after so many, to be called again')
-    parser.add_argument('--device', default='auto')
+    parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
     return parser.parse_args(arguments)
 

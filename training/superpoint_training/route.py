@@ -90,11 +90,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog='route', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--frames', required=True, help='folder of pictures and/or .tar files of pictures')
-    parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of everything made on the way')
-    parser.add_argument('--configs', type=Path, default=share_directory() / 'config' / 'training')
-    parser.add_argument('--minutes', type=float, default=9.0, help='length of this piece')
+    parser.add_argument(
+        '--runs', type=Path, default=Path('runs'), help='folder of everything made on the way; default: %(default)s'
+    )
+    parser.add_argument(
+        '--configs', type=Path, default=share_directory() / 'config' / 'training', help="the stages' YAML files"
+    )
+    parser.add_argument(
+        '--minutes', type=float, default=9.0, help='stop after so many; the same call goes on; default: %(default)g'
+    )
     parser.add_argument('--until', choices=[stage.output for stage in ROUTE], help='last stage to run')
-    parser.add_argument('--device', default='auto')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     return parser.parse_args(arguments)
 
 

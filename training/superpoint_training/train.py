@@ -138,10 +138,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--frames', help='folder or tar of pictures; magicpoint draws its own')
     parser.add_argument('--labels', help='labels of these frames, made by `label`')
     # Not --start nor --logs: torchrun would take them for beginnings of options of its own.
-    parser.add_argument('--from', dest='start', metavar='WEIGHTS', help='to begin with, where shapes agree; else fresh')
-    parser.add_argument('--minutes', type=float, help='stop after so many, to be called again')
+    parser.add_argument(
+        '--from', dest='start', metavar='WEIGHTS', help='to start from, where shapes agree; default: random'
+    )
+    parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
     parser.add_argument('--tensorboard', dest='logs', metavar='DIR', type=Path, help="folder for TensorBoard's files")
-    parser.add_argument('--device', default='auto')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
     options = parser.parse_args(arguments)
     if options.recipe in RECIPES:

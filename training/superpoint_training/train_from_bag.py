@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--bag', nargs='+', required=True, type=Path, metavar='PATH',
         help='rosbag2 folders or files, ROS 1 bags, videos, folders of pictures',
     )  # fmt: skip
-    parser.add_argument('--topic', nargs='+', metavar='NAME', help='image topics; default: the one with most images')
+    parser.add_argument('--topic', nargs='+', metavar='NAME', help='image topics; default: the one with most')
     parser.add_argument('--out', type=Path, help='weights to write (.safetensors)')
     parser.add_argument('--list', action='store_true', help='show the topics of the recordings, and stop')
     parser.add_argument('--plan', action='store_true', help='show what would be done, how long, how much disk; stop')
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='WEIGHTS',
         help="name or file; 'none' for fresh ones; default: the shipped ones of the recipe's name",
     )
-    parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint')
+    parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint', help='default: superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
     parser.add_argument(
         '--blend', nargs='+', type=float, metavar='SHARE',
@@ -66,11 +66,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         f'default: {" ".join(f"{share:g}" for share in Request.blend)}',
     )  # fmt: skip
     parser.add_argument('--short-side', type=int, default=256, help='of pictures trained on, pixels; default: 256')
-    parser.add_argument('--minutes', type=float, help='that the training of a round may take; fits the steps to it')
+    parser.add_argument('--minutes', type=float, help='training time of a round; sets the number of steps')
     parser.add_argument(
         '--general', type=Path, metavar='DIR', help='pictures against forgetting; default: shipped ones'
     )
-    parser.add_argument('--general-limit', type=int, default=400, help='use so many of them; default: 400')
+    parser.add_argument('--general-limit', type=int, default=400, help='maximum number of these; default: 400')
     parser.add_argument(
         '--general-threshold', type=float, default=0.03, help='of their labels: few and sure; default: 0.03'
     )
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--levels', type=int, default=LEVELS, help=f"of the figures: the front-end's, as it will run; default: {LEVELS}"
     )
-    parser.add_argument('--work', type=Path, metavar='DIR', help='default: OUT without its suffix, with .run')
+    parser.add_argument('--work', type=Path, metavar='DIR', help='folder of the run; default: OUT with .run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
     parser.add_argument(
