@@ -47,7 +47,7 @@ setup(
     extras_require={
         # rclpy and the messages for machines without a ROS distribution.
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
-        'cpu': ['openvino>=2024.4'],
+        'cpu': ['openvino>=2024.4', 'threadpoolctl'],
         'training': ['jinja2', 'matplotlib', 'tensorboard', 'tqdm'],
         'backends': ['evo', 'pycolmap'],  # measuring trajectories; COLMAP's database and mapper
         'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'pytest-xdist', 'ruff', 'types-PyYAML'],

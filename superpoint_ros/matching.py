@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
 
+from superpoint_ros import BLAS_SPINS
 from superpoint_ros.detector import Features, Neighbours
 from superpoint_ros.keypoints import TINY
 from superpoint_ros.pyramid import LEVEL_COST
+
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError:  # comes with the extra `cpu`
+    ThreadpoolController = None
 
 FEWEST_VERIFIABLE = 8  # matches; any set of fewer agrees with some epipolar geometry
 
@@ -94,10 +102,25 @@ def similarity_matrix(query: Features, train: Features, search_radius: float = 0
     q, t = query.descriptors, train.descriptors
     if query.levels.any() or train.levels.any():
         q, t = _with_levels(query, train)
-    similarity = q @ t.T
-    if search_radius:
-        np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
+    with blas_at_rest():
+        similarity = q @ t.T
+        if search_radius:
+            np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
     return similarity
+
+
+def blas_at_rest() -> AbstractContextManager[object]:
+    """Within it OpenBLAS computes on this thread alone, if others of its threads would spin on afterwards.
+
+    For longer than a frame takes they would hold the cores that the network needs, whose time they double.
+    """
+    openblas = _openblas() if BLAS_SPINS else None
+    return openblas.limit(limits=1) if openblas else nullcontext()
+
+
+@cache
+def _openblas() -> ThreadpoolController | None:
+    return ThreadpoolController and ThreadpoolController().select(internal_api='openblas')
 
 
 def _with_levels(query: Features, train: Features) -> tuple[np.ndarray, np.ndarray]:

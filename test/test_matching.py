@@ -1,5 +1,9 @@
 """Matching against a pair-by-pair oracle; the geometric check against scenes whose inliers are known."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -126,6 +130,31 @@ def test_a_far_twin_does_not_hide_a_near_one():
     train = make_features([[1, 0], [0.8, 0.6]], [[300, 50], [52, 50]])
     assert match(query, train).train.tolist() == [0]
     assert match(query, train, MatchSettings(search_radius=10)).train.tolist() == [1]
+
+
+@pytest.mark.parametrize('first', ['numpy', 'superpoint_ros'])
+def test_blas_keeps_its_threads_but_for_the_product_if_it_would_spin(first):
+    """Where NumPy was imported first, as by most who write a script, it is too late to tell OpenBLAS not to spin."""
+    pytest.importorskip('threadpoolctl')
+    code = f"""
+import {first}, numpy, threadpoolctl
+from superpoint_ros.matching import blas_at_rest
+
+def threads():
+    return [each['num_threads'] for each in threadpoolctl.threadpool_info() if each['internal_api'] == 'openblas']
+
+before = threads()
+with blas_at_rest():
+    print(max(before), max(threads()))
+assert threads() == before
+"""
+    environment = {name: value for name, value in os.environ.items() if name != 'OPENBLAS_THREAD_TIMEOUT'}
+    environment['OPENBLAS_NUM_THREADS'] = '2'
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if done.stdout.split()[:1] != ['2']:
+        pytest.skip('NumPy computes on one thread here')
+    assert done.stdout.split() == ['2', '1' if first == 'numpy' else '2']
 
 
 def views(motion, count=200, outliers=0.3, noise=0.3, seed=0):

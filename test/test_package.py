@@ -31,6 +31,7 @@ ROSDEP_KEY = {
     'yaml': 'python3-yaml',
     'safetensors': None,
     'openvino': None,
+    'threadpoolctl': None,
     'playwright': None,
     'evo': None,
     'pycolmap': None,
