@@ -155,9 +155,9 @@ def retrain(
     if frames.held_out is None:
         raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     watching, judging = split_held_out(frames.held_out_blocks())
+    watched = [frames.held_out[index] for index in watching]
     rounds: list[dict[str, Any]] = []
     for number in range(1, request.rounds + 1):
-        watched = [frames.held_out[index] for index in watching]
         outcome, about = _round(request, work, world, number, network, labeller, frames.train, watched, general)
         if outcome is None or not outcome.finished:
             return Interrupted(f'round {number} of {request.rounds}')
@@ -256,9 +256,9 @@ def _material(
     request: Request, frames: Harvest, held_out: Frames, judging: Sequence[int], general: Sequence[PreparedPair]
 ) -> proof.Material:
     protocol = PROTOCOLS[request.protocol]
-    real = {}
+    real, judges = {}, set(judging)
     for gap in request.proof.gaps:
-        pairs = [pair for pair in frames.held_out_pairs(gap) if set(pair) <= set(judging)]
+        pairs = [pair for pair in frames.held_out_pairs(gap) if judges.issuperset(pair)]
         if pairs:
             chosen = np.unique(np.linspace(0, len(pairs) - 1, proof.REAL_PAIRS).round().astype(int))
             real[gap] = [(held_out[pairs[i][0]], held_out[pairs[i][1]]) for i in chosen]
