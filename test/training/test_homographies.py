@@ -202,11 +202,17 @@ def test_changes_that_are_off_leave_the_examples_of_the_others_as_they_were():
     """Training examples and the views of an evaluation are numbered: the same number is the same picture for good."""
     image = np.random.default_rng(1).integers(0, 256, (40, 56), np.uint8)
     stored = {
-        0.5: [[87787, 87676, 89167, 87522], [94405, 95029, 98005, 94182], [71355, 71684, 75191, 71069]],
-        1.0: [[63568, 63427, 65951, 64122], [36282, 34619, 38643, 35430], [95491, 96756, 100489, 96091]],
-    }
-    for probability, expected in stored.items():
-        config = PhotometricConfig(probability=probability)
+        PhotometricConfig(): [
+            [87787, 87676, 89167, 87522], [94405, 95029, 98005, 94182], [71355, 71684, 75191, 71069],
+        ],
+        PhotometricConfig(probability=1): [
+            [63568, 63427, 65951, 64122], [36282, 34619, 38643, 35430], [95491, 96756, 100489, 96091],
+        ],
+        PhotometricConfig(probability=1, defocus=2, gamma=1.6, jpeg=20): [
+            [87450, 85991, 89348, 86095], [58694, 60276, 64280, 58548], [36601, 38145, 40015, 36772],
+        ],
+    }  # fmt: skip
+    for config, expected in stored.items():
         views = [augment(np.random.default_rng(seed), image, config) for seed in range(len(expected))]
         quarters = [[int(part.sum()) for part in np.array_split(view, 4)] for view in views]
         np.testing.assert_allclose(quarters, expected, rtol=1e-3)  # libraries may round a pixel either way
