@@ -180,7 +180,7 @@ def verify(
     focal: float | None = None,
     fisheye: bool = False,
 ) -> Matches:
-    """Mark the matches that agree with the camera's motion, by MAGSAC (Barath et al. 2020).
+    """Mark the matches that agree with the camera's motion, by RANSAC with local optimisation (Chum et al. 2003).
 
     query, train: keypoints [N, 2] of the two frames in pixels; or, with `focal`, the camera's focal length in
     pixels, their undistorted rays [N, 3] with z = 1. Rays give the essential matrix, pixels the fundamental
@@ -213,14 +213,14 @@ def _epipolar_geometry(
     if len(before) < FEWEST_VERIFIABLE:
         return None
     parameters = cv2.UsacParams()
-    parameters.threshold = threshold
+    # OpenCV compares it to Sampson's distance, which of two points equally far off their lines is 1 / sqrt(2) as much.
+    parameters.threshold = threshold / np.sqrt(2)
     parameters.randomGeneratorState = seed
     parameters.confidence = 0.999
     parameters.maxIterations = 1000
-    parameters.score = cv2.SCORE_METHOD_MAGSAC
-    parameters.loMethod = cv2.LOCAL_OPTIM_SIGMA
-    parameters.loSampleSize = 50
-    parameters.neighborsSearch = cv2.NEIGH_GRID
+    parameters.score = cv2.SCORE_METHOD_MSAC
+    parameters.loMethod = cv2.LOCAL_OPTIM_INNER_LO
+    parameters.loSampleSize = 20
     try:
         if calibrated:
             K, no_distortion = np.eye(3), np.zeros(4)

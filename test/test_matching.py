@@ -166,6 +166,8 @@ def views(motion, count=200, outliers=0.3, noise=0.3, seed=0):
         rotation = np.array([0.02, 0.05, -0.03])
     if motion in ('general', 'planar'):
         translation = np.array([0.2, 0.02, 0.05])
+    if motion == 'sideways':
+        translation = np.array([0.3, 0, 0])
     if motion == 'creeping':
         translation = np.array([0.004, 0, 0])
     if motion == 'planar':
@@ -202,6 +204,19 @@ def test_true_matches_are_inliers_and_false_ones_are_not_under_every_motion(moti
     assert inlier[true].mean() > 0.9
     # A false match may lie near its epipolar line by chance.
     assert inlier[~true].mean() < 0.2
+
+
+@pytest.mark.parametrize('calibrated', [True, False], ids=['essential', 'fundamental'])
+@pytest.mark.parametrize('threshold', [1.0, 2.0, 5.0])
+def test_an_inlier_is_at_most_the_threshold_off_its_epipolar_line(calibrated, threshold):
+    before, now, _ = views('sideways', count=400, outliers=0, noise=0.01)
+    # Without rotation, moving to the right, all epipolar lines are rows.
+    near, far = np.arange(0, 400, 20), np.arange(10, 400, 20)
+    now[near, 1] += threshold * np.where(near % 40, 0.85, -0.85)
+    now[far, 1] += threshold * np.where(far % 40 == 10, 1.15, -1.15)
+    inlier = verified(before, now, calibrated=calibrated, settings=MatchSettings(inlier_threshold=threshold))
+    assert not inlier[far].any()
+    assert np.delete(inlier, far).all()
 
 
 @pytest.mark.parametrize('calibrated', [True, False])

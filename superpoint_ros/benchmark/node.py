@@ -135,7 +135,8 @@ def _write_camera(folder: Path, pictures: Sequence[np.ndarray]) -> list[str]:
     """Write pictures and calibration; returns the arguments with which the replay node shows them."""
     shown = folder / 'pictures'
     shown.mkdir()
-    for number, picture in enumerate(pictures):
+    # There and back, for at a jump to the first picture nothing matches, once every few seconds.
+    for number, picture in enumerate([*pictures, *pictures[-2:0:-1]]):
         (shown / f'{number:04}.jpg').write_bytes(picture.tobytes())
     width, height = SIZE
     calibration = folder / 'camera.yaml'

@@ -117,13 +117,20 @@ class Replay(Node):
         self.get_logger().info(f'Playing {recording}, {calibration}.')
         shift_ns = 0
         while True:
-            shift_ns += self._play_once(recording, shift_ns)
+            began, round_ns = self._play_once(recording, shift_ns)
             if not settings['loop']:
                 break
+            shift_ns += round_ns
+            if settings['rate'] > 0:
+                self._spin_until(began + round_ns * 1e-9 / settings['rate'])
         self._finish()
 
-    def _play_once(self, recording: Recording, shift_ns: int) -> int:
-        """Play all images, their stamps moved by `shift_ns`. Returns by how much the next round moves on."""
+    def _play_once(self, recording: Recording, shift_ns: int) -> tuple[float, int]:
+        """Play all images, their stamps moved by `shift_ns`.
+
+        Returns when the first came, in seconds of the monotonic clock, and after how many recorded nanoseconds the next
+        round's first is to come.
+        """
         started = monotonic()
         stamps: list[int] = []
         try:
@@ -141,7 +148,7 @@ class Replay(Node):
         seconds = monotonic() - started
         self.get_logger().info(f'Played {len(stamps)} images in {seconds:.1f} s.')
         period = (stamps[-1] - stamps[0]) // (len(stamps) - 1) if len(stamps) > 1 else 1_000_000_000
-        return max(stamps) - stamps[0] + max(period, 1)
+        return started, max(stamps) - stamps[0] + max(period, 1)
 
     def _publish(self, shot: Shot, shift_ns: int) -> None:
         image = shot.image

@@ -147,6 +147,17 @@ def test_looping_stamps_go_on_rising(replay, listen, tmp_path):
     assert stamps(listener)[-1] > RECORDED[-1] + COUNT * PERIOD_NS
 
 
+def test_the_first_picture_of_the_next_round_waits_for_its_time(replay, listen, tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for index in range(2):
+        cv2.imwrite(str(folder / f'{index}.png'), scene(index))
+    process, listener = replay(input=folder, fps=2.0, loop='true', stamps='now'), listen()
+    listener.listen_to(process, images=6)
+    assert process.interrupt() == 0
+    assert (np.diff(stamps(listener)) > 0.25e9).all()
+
+
 def test_compressed_pictures_are_passed_on_as_they_are(replay, listen, tmp_path):
     folder = tmp_path / 'pictures'
     folder.mkdir()
