@@ -9,7 +9,6 @@ from functools import cache
 import cv2
 import numpy as np
 
-from superpoint_ros import BLAS_SPINS
 from superpoint_ros.detector import Features, Neighbours
 from superpoint_ros.keypoints import TINY
 from superpoint_ros.pyramid import LEVEL_COST
@@ -102,19 +101,20 @@ def similarity_matrix(query: Features, train: Features, search_radius: float = 0
     q, t = query.descriptors, train.descriptors
     if query.levels.any() or train.levels.any():
         q, t = _with_levels(query, train)
-    with blas_at_rest():
+    with one_blas_thread():
         similarity = q @ t.T
         if search_radius:
             np.copyto(similarity, -np.inf, where=_squared_distances(query, train) > search_radius**2)
     return similarity
 
 
-def blas_at_rest() -> AbstractContextManager[object]:
-    """Within it OpenBLAS computes on this thread alone, if others of its threads would spin on afterwards.
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Within it OpenBLAS computes on this thread alone.
 
-    For longer than a frame takes they would hold the cores that the network needs, whose time they double.
+    Its other threads would wait for a core that the network's have just left, in one of ten frames of a camera for
+    longer than the product takes, and then hold it, spinning, while the network needs it again.
     """
-    openblas = _openblas() if BLAS_SPINS else None
+    openblas = _openblas()
     return openblas.limit(limits=1) if openblas else nullcontext()
 
 

@@ -152,8 +152,6 @@ class Replay(Node):
 
     def _publish(self, shot: Shot, shift_ns: int) -> None:
         image = shot.image
-        now = self._settings['stamps'] == 'now'
-        stamp = self.get_clock().now().to_msg() if now else time_of(shot.stamp_ns + shift_ns)
         if self._settings['image_transport'] == 'raw' and isinstance(image, CompressedImage):
             try:
                 image = decompress(image)
@@ -162,7 +160,8 @@ class Replay(Node):
                 return
         elif self._settings['image_transport'] == 'compressed' and isinstance(image, Image):
             raise RecordingError('These images are not compressed: leave image_transport at raw.')
-        image.header.stamp = stamp
+        now = self._settings['stamps'] == 'now'
+        image.header.stamp = stamp = self.get_clock().now().to_msg() if now else time_of(shot.stamp_ns + shift_ns)
         if self._time:
             self._time.publish(Clock(clock=stamp))
         if shot.info is not None:
