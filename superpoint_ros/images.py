@@ -150,14 +150,20 @@ def _from_compressed(message: Any) -> np.ndarray:
         raise ImageError('unknown encoding', f"Images of format '{message.format}' are not supported.")
     if _cut_short(data):
         raise ImageError('truncated image', f'The {message.format} image ends early, after {len(data)} bytes.')
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
+    image = decode_grey(np.frombuffer(data, np.uint8))
     if image is None:
         raise ImageError('undecodable image', f"OpenCV can't decode these {len(data)} bytes of '{message.format}'.")
-    return image if image.dtype == np.uint8 else stretch(image)
+    return image
+
+
+def decode_grey(encoded: np.ndarray) -> np.ndarray | None:
+    """Grey picture [H, W] uint8 of a file's bytes [K] uint8, as `to_array` has it; None if OpenCV can't decode it."""
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(encoded, flags) if encoded.size else None
+    except cv2.error:
+        return None
+    return image if image is None or image.dtype == np.uint8 else stretch(image)
 
 
 def _cut_short(data: bytes) -> bool:

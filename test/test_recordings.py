@@ -23,6 +23,7 @@ from superpoint_ros.images import to_array
 from superpoint_ros.messages import stamp_ns
 from superpoint_ros.nodes.calibration_files import CalibrationFileError, read_camera_info
 from superpoint_ros.nodes.recordings import CutShortError, Options, RecordingError, decompress, open_recording
+from superpoint_ros.recordings import open_source
 
 COUNT, PERIOD_NS, START_NS = 12, 50_000_000, 1_700_000_000_000_000_000
 HEIGHT, WIDTH = 480, 640  # several MCAP chunks a bag
@@ -238,6 +239,22 @@ def test_a_list_of_times_in_seconds_is_exact(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), picture())
     (tmp_path / 'rgb.txt').write_text('# timestamp filename\n1305031102.175304 a.png\n')
     assert next(iter(open_recording(tmp_path, Options()))).stamp_ns == 1305031102_175304000
+
+
+@pytest.mark.parametrize(
+    ('times', 'has_clock'),
+    [
+        ('# timestamp filename\n1305031102.175304 a.png\n', True),
+        ('# frame timestamp_s file\n0 2.5 a.png\n', False),
+        ('', False),
+    ],
+    ids=['since 1970', 'since the start', 'none'],
+)
+def test_only_times_since_1970_are_of_a_clock_that_cameras_share(times, has_clock, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), picture())
+    if times:
+        (tmp_path / 'rgb.txt').write_text(times)
+    assert open_source(tmp_path, 30.0).has_clock is has_clock
 
 
 def test_a_video(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -32,14 +32,16 @@ _FORMATS = {
 }
 
 
+_SINCE_1970_NS = 10**17
+"""Times from here on are of the clock that all cameras share; smaller ones began with the recording."""
+
+
 class Pictures:
     """A folder of pictures, or a folder with them in `frames.tar`.
 
     Times come from `timestamps.txt` (or TUM's `rgb.txt`), else from file names that are nanoseconds (as
     EuRoC's), else from the given rate, with 1 s for the first.
     """
-
-    has_clock = False
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
@@ -50,6 +52,7 @@ class Pictures:
         if not names:
             raise RecordingError(f'{path} is no bag and holds no pictures.')
         self._times = _listed_times(path, names) or _times_of_names(names, fps)
+        self.has_clock = min(self._times.values()) >= _SINCE_1970_NS
 
     def __str__(self) -> str:
         return f'the {len(self._times)} pictures in {self.path}'
@@ -111,29 +114,40 @@ def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
 
 
 def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
-    """Times of a list's files, which may be a part of the folder's; empty without a list.
-
-    The list is a table whose `#` line names the columns: `timestamp_ns` or `timestamp_s` and a file; without
-    such a line, a time in seconds and a file.
-    """
-    known = set(names)
+    """Times of a list's files, which may be a part of the folder's; empty without a list."""
     for path in (folder / 'timestamps.txt', folder / 'rgb.txt'):
-        if not path.exists():
-            continue
-        lines = path.read_text().splitlines()
-        heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
-        columns = heads[-1] if heads else ['timestamp']
-        nanoseconds = 'timestamp_ns' in columns
-        column = next(index for index, name in enumerate(columns) if name.startswith('timestamp'))
-        if nanoseconds:
-            column = columns.index('timestamp_ns')
-        times = {}
-        for row in (line.split() for line in lines if line and not line.startswith('#')):
-            name = next((cell for cell in row if cell in known), None)
-            if name is not None:
-                times[name] = int(row[column]) if nanoseconds else _nanoseconds(row[column])
-        return times
+        if path.exists():
+            return listed_times(path, set(names).__contains__)
     return {}
+
+
+def listed_times(path: Path, is_picture: Callable[[str], bool]) -> dict[str, int]:
+    """Nanoseconds by the name of a picture, the first of its line; lines without one are left out.
+
+    The list is a table whose `#` line names the columns: `timestamp_ns` or `timestamp_s` and a file. Without such a
+    line, or of TUM's `timestamp`, times are in seconds, right before the file.
+
+    Raises:
+        RecordingError: a time is no number.
+    """
+    lines = path.read_text().splitlines()
+    heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
+    columns = heads[-1] if heads else []
+    nanoseconds = 'timestamp_ns' in columns
+    named = [columns.index(name) for name in ('timestamp_ns', 'timestamp_s') if name in columns]
+    times = {}
+    for line in lines:
+        row = line.split()
+        place = next((index for index, cell in enumerate(row) if is_picture(cell)), None)
+        if place is None or line.startswith('#'):
+            continue
+        try:
+            time = row[named[0] if named else max(place - 1, 0)]
+            times[row[place]] = int(time) if nanoseconds else _nanoseconds(time)
+        except (ValueError, IndexError):
+            where = f'in its column {columns[named[0]]}' if named else 'before the file'
+            raise RecordingError(f"{path}: '{line}' has no time {where}.") from None
+    return times
 
 
 def _nanoseconds(seconds: str) -> int:

@@ -13,10 +13,12 @@ SCENES = ('i_wall', 'v_graffiti', 'v_bark', 'i_bikes')
 PAIRS_A_SCENE = 3
 
 
-def make_results(names: Sequence[str] = ('superpoint', 'sift', 'orb'), seed: int = 0) -> dict[str, Any]:
+def make_results(
+    names: Sequence[str] = ('superpoint', 'sift', 'orb'), seed: int = 0, scenes: Sequence[str] = SCENES
+) -> dict[str, Any]:
     """Every part that results.json can have; the first pair of the first detector lacks what can be lacking."""
     rng = np.random.default_rng(seed)
-    detectors = {name: _detector(rng, 0.5 + 0.1 * rng.random()) for name in names}
+    detectors = {name: _detector(rng, 0.5 + 0.1 * rng.random(), scenes) for name in names}
     pairs = list(detectors[names[0]]['per_pair'])
     detectors[names[0]]['per_pair'][pairs[0]] |= {'localization_error': None, 'corner_error': None}
     return {
@@ -28,14 +30,14 @@ def make_results(names: Sequence[str] = ('superpoint', 'sift', 'orb'), seed: int
         'seed': 0,
         'protocol': 'kp2d-320',
         'protocol_settings': {'width': 320, 'height': 240, 'keypoints': 300, 'crop': False},
-        'source': {'pairs': 'pairs', 'scenes': len(SCENES), 'pairs_count': len(pairs)},
+        'source': {'pairs': 'pairs', 'scenes': len(scenes), 'pairs_count': len(pairs)},
         'skipped': [{'what': 'v_broken/H_1_2', 'why': 'it holds 8 numbers, a homography has 9'}],
         'coarse_truth': ['v_bark 1-3'],
         'detectors': detectors,
     }
 
 
-def _detector(rng: np.random.Generator, skill: float) -> dict[str, Any]:
+def _detector(rng: np.random.Generator, skill: float, scenes: Sequence[str]) -> dict[str, Any]:
     per_pair = {
         f'{scene} 1-{k}': {
             'repeatability': skill + 0.2 * rng.random() - 0.03 * k,
@@ -45,7 +47,7 @@ def _detector(rng: np.random.Generator, skill: float) -> dict[str, Any]:
             'coverage': rng.random(),
             'corner_error': float(rng.gamma(1.0, 3.0)),
         }
-        for scene in SCENES
+        for scene in scenes
         for k in range(2, 2 + PAIRS_A_SCENE)
     }
     recall = np.linspace(0, skill, 50)

@@ -141,7 +141,22 @@ def test_sequences_add_relative_poses(sequence, tmp_path):
         assert 0.5 < figures['inlier_ratio'] <= 1
         assert len(figures['per_pair']) == figures['pairs']
     assert 'relative_pose' not in results['detectors']['fast']
-    assert results['pose_protocol']['keypoints'] == 1000
+    assert results['protocol'] == 'relative-pose'
+    assert results['protocol_settings']['keypoints'] == 1000
+    page = (tmp_path / 'out' / 'index.html').read_text()
+    assert 'relative-pose' in page
+    assert 'kp2d-320' not in page
+
+
+def test_the_protocol_of_pairs_is_not_that_of_poses(sequence, pairs, tmp_path, capsys):
+    for option in (('--set', 'keypoints=50'), ('--protocol', 'kp2d-640')):
+        with pytest.raises(SystemExit):
+            main(['--sequence', str(sequence), *option, '--out', str(tmp_path / 'out')])
+        assert 'a protocol of their own' in capsys.readouterr().err
+    both = ['--sequence', sequence, '--gaps', 1, '--pairs', pairs, '--set', 'keypoints=50', '--detectors', 'sift']
+    results = run(tmp_path / 'out', *both)
+    assert (results['protocol_settings']['keypoints'], results['pose_protocol']['keypoints']) == (50, 1000)
+    assert 'The poses of sequences' in (tmp_path / 'out' / 'index.html').read_text()
 
 
 def test_two_sequences_of_one_name_are_refused(sequence, tmp_path, capsys):
@@ -258,6 +273,15 @@ def test_a_detector_that_finds_nothing_scores_nothing():
     (result,) = shapes_results(1, noisy=False, detectors={'nothing': nothing}).values()
     assert result['mAP'] == 0
     assert result['precision_recall'] == {'recall': [], 'precision': []}
+
+
+@pytest.mark.parametrize('name', ['harris', 'shi-tomasi'])
+def test_corners_of_a_picture_turned_by_half_are_the_turned_corners(name):
+    picture = np.zeros((80, 100), np.uint8)
+    picture[20:51, 30:61] = 200
+    detector = make_detector(name)
+    corners, turned = (detector(each).keypoints for each in (picture, np.ascontiguousarray(picture[::-1, ::-1])))
+    assert {tuple(point) for point in corners} == {(99 - x, 79 - y) for x, y in turned}
 
 
 def test_noise_makes_shapes_harder():

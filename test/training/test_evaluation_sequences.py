@@ -141,6 +141,24 @@ def test_nanoseconds_are_taken_where_they_are_given(tmp_path):
     assert open_sequence(root).stamps.tolist() == [START + i * STEP for i in range(6)]
 
 
+@pytest.mark.parametrize('line', ['{i} {time} {name}', '{time} {name}'])
+def test_without_a_heading_the_time_stands_before_the_picture(line, tmp_path):
+    root = write_plain(tmp_path / 'room')
+    lines = [line.format(i=i, time=f'{i * 0.5:.3f}', name=f'left/{i:06d}.png') for i in range(6)]
+    (root / 'timestamps.txt').write_text('\n'.join(lines))
+    assert open_sequence(root).stamps.tolist() == [i * 500_000_000 for i in range(6)]
+
+
+def test_a_calibration_of_another_size_is_said(tmp_path):
+    root = write_plain(tmp_path / 'street', 3)
+    calibration = yaml.safe_load((root / 'intrinsics.yaml').read_text())
+    calibration['cameras'][0] |= {'width': 320, 'height': 240}
+    (root / 'intrinsics.yaml').write_text(yaml.safe_dump(calibration))
+    pairs, skipped = frame_pairs(open_sequence(root), [1], 100)
+    assert pairs.starts == {}
+    assert {each.why for each in skipped} == {'it is 160x120, and the calibration is of 320x240'}
+
+
 def test_tum_as_downloaded(tmp_path):
     frames = open_sequence(write_tum(tmp_path / 'rgbd_dataset_freiburg1_desk'))
     assert len(frames) == 6
@@ -192,6 +210,11 @@ def test_the_true_motion_moves_points_from_frame_to_frame(tmp_path):
         (lambda root: (root / 'intrinsics.yaml').write_text('cameras: []'), 'lacks or garbles'),
         (lambda root: (root / 'intrinsics.yaml').write_text('nothing'), 'no names'),
         (lambda root: (root / 'timestamps.txt').write_text('0 0.0 nothing'), 'names no picture'),
+        (lambda root: (root / 'timestamps.txt').write_text('left/000000.png 0.0'), 'has no time before the file'),
+        (
+            lambda root: (root / 'timestamps.txt').write_text('# timestamp_s left\nsoon left/000000.png'),
+            'has no time in its column timestamp_s',
+        ),
         (lambda root: (root / 'timestamps.txt').unlink(), 'is no sequence'),
         (lambda root: (root / 'frames.tar').write_bytes(b'torn'), "frames.tar' is not a readable tar"),
     ],

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from superpoint_training.evaluation.pictures import read_grey
 from superpoint_training.frames import Frames, Shrunk
 
 
@@ -30,6 +31,24 @@ def test_frames_name_what_is_wrong(tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'not a picture')
     with pytest.raises(ValueError, match=r'broken\.jpg'):
         Frames(tmp_path)[0]
+
+
+def test_pictures_are_seen_as_the_node_sees_them(tmp_path):
+    """16 bits are stretched, and the orientation that a camera noted does not turn them."""
+    deep = np.linspace(0, 4095, 20 * 40).reshape(20, 40).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / 'deep.png'), deep)
+    grey = np.tile(np.arange(40, dtype=np.uint8) * 6, (20, 1))
+    encoded = cv2.imencode('.jpg', grey)[1].tobytes()
+    tag = b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'  # EXIF: turn it by 90 degrees
+    header = b'\xff\xe1' + (len(tag) + 8).to_bytes(2, 'big') + b'Exif\0\0' + tag
+    (tmp_path / 'turned.jpg').write_bytes(encoded[:2] + header + encoded[2:])
+    assert cv2.imread(str(tmp_path / 'turned.jpg'), cv2.IMREAD_GRAYSCALE).shape == (40, 20)
+    frames = Frames(tmp_path)
+    for read in (lambda name: frames[frames.names.index(name)], lambda name: read_grey(tmp_path / name)):
+        stretched, upright = read('deep.png'), read('turned.jpg')
+        assert stretched.dtype == np.uint8
+        assert (stretched.min(), stretched.max()) == (0, 255)
+        assert abs(upright.astype(int) - grey).max() < 10
 
 
 def write_shard(path, members):

@@ -161,7 +161,7 @@ def test_plots_have_the_page_s_colours_and_letters():
     assert {'var(--series-0)', 'var(--series-1)', 'var(--ink)'} <= set(re.findall(r'var\(--[\w-]+\)', svg))
     assert not re.search(r'#fe00\w\w', svg)
     assert '>sift</text>' in svg
-    assert '>a_very_long_name_…</text>' in svg
+    assert '>…ights.safetensors</text>' in svg
 
 
 def test_longer_bars_are_longer_and_a_missing_one_is_none():

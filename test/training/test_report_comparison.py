@@ -1,16 +1,21 @@
 """Two runs side by side, and the bootstrap against brute force."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_results import PAIRS_A_SCENE, SCENES, PageReader, make_results, make_shapes_results
+from report_results import PAIRS_A_SCENE, PageReader, make_shapes_results
+from report_results import make_results as make_results_of
 
 from superpoint_training.report import compare
 from superpoint_training.report.bootstrap import bootstrap_mean, resamples
 from superpoint_training.report.differences import differences
+
+SCENES = ('i_wall', 'v_graffiti', 'v_bark', 'i_bikes', 'v_boat', 'i_ubc')  # as many as a verdict takes
+make_results = partial(make_results_of, scenes=SCENES)
 
 
 def brute_force(values: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
@@ -61,7 +66,8 @@ def test_pairs_of_one_scene_count_as_one():
 
 def test_nothing_to_average_is_an_empty_interval():
     empty = bootstrap_mean(np.zeros(0))
-    assert empty.is_empty
+    assert np.isnan(empty.mean)
+    assert not empty.is_known
     assert not empty.excludes_zero
     assert bootstrap_mean(np.array([2.0])) == bootstrap_mean(np.array([2.0]), np.array(['a']))
 
@@ -107,7 +113,7 @@ def test_a_change_of_many_pairs_of_few_scenes_is_noise():
     for name, pair in after['detectors']['sift']['per_pair'].items():
         pair['repeatability'] += 0.3 * name.startswith(SCENES[:2])
     row = rows_of(compare(before, after), 'sift')['repeatability']
-    assert row.by_pair.excludes_zero  # some of these six of twelve pairs are in nearly every draw
+    assert row.by_pair.excludes_zero  # some of these six of eighteen pairs are in nearly every draw
     assert not row.by_scene.excludes_zero
     assert row.verdict == 'noise'
 
@@ -185,11 +191,31 @@ def test_the_three_writings_have_every_row(tmp_path):
     assert comparison.page().html() == page
 
 
-def test_runs_without_pairs_give_an_empty_comparison(tmp_path):
-    comparison = compare(make_shapes_results(), make_shapes_results())
-    assert comparison.rows == []
-    comparison.write(tmp_path)
-    assert comparison.text()
+def test_runs_without_pairs_are_refused():
+    with pytest.raises(ValueError, match='share no pair'):
+        compare(make_shapes_results(), make_shapes_results())
+
+
+def test_poses_taken_otherwise_are_refused():
+    settings = {'keypoints': 1000, 'seed': 0}
+    first, second = (make_results() | {'pose_protocol': settings | {'seed': seed}} for seed in (0, 1))
+    with pytest.raises(ValueError, match='took poses by'):
+        compare(first, second)
+
+
+@pytest.mark.parametrize('scenes', [1, 2, 5, 6])
+def test_of_few_scenes_nothing_is_more_than_noise(scenes):
+    before = make_results(('sift',))
+    pairs = before['detectors']['sift']['per_pair']
+    for name in list(pairs):
+        if not name.startswith(SCENES[:scenes]):
+            del pairs[name]
+    row = rows_of(compare(before, shifted(before, 'sift', 'repeatability', 0.1)), 'sift')['repeatability']
+    assert row.by_pair.excludes_zero
+    if scenes == 1:  # then stretches of its pairs stand in for scenes
+        assert (row.scenes, row.verdict) == (PAIRS_A_SCENE, 'noise')
+    else:
+        assert (row.scenes, row.verdict) == (scenes, 'better' if scenes >= 6 else 'noise')
 
 
 def test_detectors_of_one_run_are_compared_too():

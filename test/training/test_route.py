@@ -31,6 +31,13 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
         for before, training in pairwise(every):
             stage = printed.partition(f'-- {network}{training}.safetensors')[2].partition('\n-- ')[0]
             assert f'start from {tmp_path / "runs" / network}{before}.safetensors' in stage
+    labels = tmp_path / 'runs' / 'labels_1.npz'
+    content = labels.read_bytes()
+    labels.write_bytes(content + b'made anew')
+    assert route.main(words) == 1
+    assert "teacher.safetensors.done' is of another teacher.yaml, or of what earlier" in capsys.readouterr().err
+    labels.write_bytes(content)
+    assert route.main(words) == 0
     write_config(configs / 'teacher.yaml', loop=loop, pairs={'size': 72})
     assert route.main(words) == 1
     assert 'teacher' in capsys.readouterr().err
@@ -45,6 +52,7 @@ def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path, capsys):
     package.mkdir()
     assert train.main(['magicpoint', '--config', config, '--out', str(weights), '--device', 'cpu']) == 0
     figures = {str(weights): {'mAP': 0.625, 'AP_all': 0.5}, 'fast': {'mAP': 0.25, 'AP_all': 0.125}}
+    figures['mine'] = {'mAP': 0.375, 'AP_all': 0.375}  # those that the package ships under this name so far
     (tmp_path / 'results.json').write_text(json.dumps({'protocol': 'synthetic-shapes', 'detectors': figures}))
     words = [str(weights), '--results', str(tmp_path / 'results.json'), '--data', 'shapes; no terms']
     assert publish.main([*words, '--folder', str(package)]) == 0
@@ -52,6 +60,8 @@ def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path, capsys):
     (row,) = [line for line in card.splitlines() if line.startswith('| mine ')]
     assert '0.625' in row
     assert '0.500' in row
+    (row,) = [line for line in card.splitlines() if line.startswith('| mine, the earlier one ')]
+    assert '0.375' in row
     assert 'shapes; no terms' in card
     assert '2 steps of 2' in card
     assert load_network(package / 'mine.safetensors').metadata['data_terms'] == 'shapes; no terms'

@@ -114,6 +114,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ):  # fmt: skip
         if getattr(options, name) and not getattr(options, needed):
             parser.error(f'--{name} is for --{needed}: give that, or leave it out')
+    if options.sequence and (options.protocol or options.set) and not (options.pairs or options.recording):
+        parser.error(
+            '--protocol and --set are of pairs and recordings: the poses of sequences have a protocol of their own'
+        )
     if options.shapes and (options.protocol or options.set):
         parser.error('--shapes has a protocol of its own: leave out --protocol and --set')
     return options

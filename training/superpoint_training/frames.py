@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from superpoint_ros.images import decode_grey
+
 KEPT_BYTES = 100_000_000
 """Of shrunk pictures that a process keeps: some thousand, for which decoding would be half the work of an example."""
 
@@ -70,13 +72,12 @@ class Frames:
             ValueError: it cannot be read or decoded; the message names it.
         """
         try:
-            encoded = self._encoded(self._places[index])
-            picture = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE) if encoded.size else None
-        except (OSError, ValueError, cv2.error):
+            picture = decode_grey(self._encoded(self._places[index]))
+        except (OSError, ValueError):
             picture = None
         if picture is None:
             raise ValueError(f"'{self.names[index]}' under '{self.root}' is not a readable picture")
-        return np.asarray(picture, np.uint8)
+        return picture
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_maps': {}}

@@ -99,7 +99,7 @@ def label_frames(
 ) -> tuple[Labels, bool]:
     """Label what is not labelled yet, until all is done, the minutes are over or a signal comes.
 
-    The labels of a frame are a function of the network, the configuration, the seed and the frame's number, however
+    The labels of a frame are a function of the network, the configuration, the seed, the frame and its number, however
     many processes share the work and however often it was stopped. Every process keeps what it made in a file beside
     `out`, at least every `SAVE_SECONDS`; rank 0 merges them at the end, and at the beginning those of a run that was
     killed. On several machines `out` must be in a folder that all of them see.

@@ -73,7 +73,8 @@ def _unit(descriptors: np.ndarray) -> np.ndarray:
 
 
 def _corners(picture: np.ndarray, *, harris: bool) -> Features:
-    cornerness = cv2.cornerHarris(picture, 4, 3, 0.04) if harris else cv2.cornerMinEigenVal(picture, 4, ksize=3)
+    # An even block would be centred half a pixel off.
+    cornerness = cv2.cornerHarris(picture, 3, 3, 0.04) if harris else cv2.cornerMinEigenVal(picture, 3, ksize=3)
     peaks = (cornerness == cv2.dilate(cornerness, np.ones((9, 9)))) & (cornerness > 0)
     rows, columns = np.nonzero(peaks)
     scores = cornerness[rows, columns]

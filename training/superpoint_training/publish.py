@@ -47,8 +47,13 @@ beyond 45 degrees were not trained and match poorly."""
 
 
 def evaluation_section(results: dict[str, Any], weights: Path, name: str) -> str:
-    """One evaluation as a heading and a table, the weights under their shipped name."""
-    rows = {name if Path(key).name == weights.name else key: value for key, value in results['detectors'].items()}
+    """One evaluation as a heading and a table, the weights under their shipped name.
+
+    Those that have this name now are called earlier ones.
+    """
+    rows = {}
+    for key, value in results['detectors'].items():
+        rows[name if Path(key).name == weights.name else f'{name}, the earlier one' if key == name else key] = value
     tables = '\n\n'.join(table.markdown() for table in summary_tables(results | {'detectors': rows}))
     return f'## Figures, `{results["protocol"]}`\n\n{tables}\n'
 

@@ -9,6 +9,7 @@ done, so that a machine that is there for minutes at a time can be used; the REA
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -86,6 +87,12 @@ def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> l
     return words + list(stage.options)
 
 
+def fingerprint(stage: Stage, options: argparse.Namespace) -> str:
+    """What a stage is made from: its configuration, options, and the files of earlier stages by their hashes."""
+    files = [f'{name} {hashlib.sha256((options.runs / name).read_bytes()).hexdigest()}' for name in stage.uses.values()]
+    return '\n'.join([(options.configs / stage.config).read_text(), *stage.options, *files])
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog='route', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -111,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     for stage in ROUTE:
         done = options.runs / f'{stage.output}.done'
-        config = (options.configs / stage.config).read_text()
+        about = fingerprint(stage, options)
         left = options.minutes - (time.monotonic() - began) / 60
         if not done.exists():
             if left < 0.1:
@@ -121,9 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = run(command_line(stage, options, left))
             if status:
                 return status
-            done.write_text(config)
-        elif done.read_text() != config:
-            print(f"error: '{done}' is of another {stage.config}: remove it to run the stage anew", file=sys.stderr)
+            done.write_text(about)
+        elif done.read_text() != about:
+            print(
+                f"error: '{done}' is of another {stage.config}, or of what earlier stages made before: remove it and "
+                f"'{stage.output}' to run the stage anew",
+                file=sys.stderr,
+            )
             return 1
         if stage.output == options.until:
             break

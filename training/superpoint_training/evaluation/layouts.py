@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from superpoint_ros.recordings import RecordingError
+from superpoint_ros.recordings.pictures import listed_times
 from superpoint_training.evaluation.cameras import read_camera, read_yaml, tum_camera
 from superpoint_training.evaluation.pictures import Pictures
 from superpoint_training.evaluation.sequences import PosedFrames
@@ -46,22 +48,16 @@ def open_sequence(root: Path, intrinsics: Path | None = None) -> PosedFrames:
 
 
 def _plain(root: Path, intrinsics: Path | None) -> PosedFrames:
-    stamps, names = [], []
-    column, nano = 1, False
-    for line in (root / 'timestamps.txt').read_text().splitlines():
-        words = line.removeprefix('#').split()
-        if line.startswith('#') and 'timestamp_ns' in words:
-            column, nano = words.index('timestamp_ns'), True
-        if not words or line.startswith('#'):
-            continue
-        name = next((word for word in words if word.lower().endswith(PICTURES)), None)
-        if name is None:
-            raise ValueError(f"'{root / 'timestamps.txt'}': '{line}' names no picture")
-        stamps.append(int(words[column]) if nano else nanoseconds(words[column]))
-        names.append(name)
+    try:
+        times = listed_times(root / 'timestamps.txt', lambda word: word.lower().endswith(PICTURES))
+    except RecordingError as error:
+        raise ValueError(str(error)) from error
+    if not times:
+        raise ValueError(f"'{root / 'timestamps.txt'}' names no picture")
     camera = read_camera(intrinsics or root / 'intrinsics.yaml')
     truth = read_tum(root / 'poses.txt')
-    return PosedFrames.of(root.name, Pictures(root), names, np.array(stamps, np.int64), truth, camera)
+    stamps = np.array(list(times.values()), np.int64)
+    return PosedFrames.of(root.name, Pictures(root), list(times), stamps, truth, camera)
 
 
 def _tum(root: Path, intrinsics: Path | None) -> PosedFrames:

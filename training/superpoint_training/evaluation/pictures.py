@@ -6,8 +6,9 @@ import tarfile
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
+
+from superpoint_ros import images
 
 
 class UnreadablePictureError(ValueError):
@@ -32,10 +33,10 @@ def decode_grey(encoded: bytes) -> np.ndarray:
     Raises:
         UnreadablePictureError: see there.
     """
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE) if encoded else None
+    picture = images.decode_grey(np.frombuffer(encoded, np.uint8))
     if picture is None:
         raise UnreadablePictureError(f'its {len(encoded)} bytes are no picture that OpenCV can read')
-    return np.asarray(picture, np.uint8)
+    return picture
 
 
 class Pictures:

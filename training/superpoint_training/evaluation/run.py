@@ -74,14 +74,15 @@ def evaluate(request: Request, inputs: Inputs, detectors: Sequence[NamedDetector
         tracks = track_results(frames, everything, setup.protocol)
         _merge(results, {name: {'track_length': each} for name, each in tracks.items()})
     content = header(setup.command, inputs.skipped) | {
-        'seed': setup.protocol.seed,
-        'protocol': setup.protocol.name,
-        'protocol_settings': dataclasses.asdict(setup.protocol),
         'source': _source(request, inputs),
         'coarse_truth': inputs.coarse,
     }
-    if inputs.sequences:
-        content['pose_protocol'] = dataclasses.asdict(setup.poses)
+    if inputs.pairs or inputs.recording is not None:
+        content |= {'protocol': setup.protocol.name, 'protocol_settings': dataclasses.asdict(setup.protocol)}
+        content |= {'pose_protocol': dataclasses.asdict(setup.poses)} if inputs.sequences else {}
+    else:
+        content |= {'protocol': 'relative-pose', 'protocol_settings': dataclasses.asdict(setup.poses)}
+    content['seed'] = content['protocol_settings']['seed']
     return Outcome(finite(content | {'detectors': results}), draw)
 
 

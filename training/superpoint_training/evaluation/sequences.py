@@ -92,9 +92,12 @@ def frame_pairs(frames: PosedFrames, gaps: Sequence[int], most: int, jobs: int =
 
     def unreadable(index: int) -> str:
         try:
-            frames.pictures[frames.names[index]]
+            height, width = frames.pictures[frames.names[index]].shape
         except UnreadablePictureError as error:
             return str(error)
+        camera = frames.camera
+        if (width, height) != (camera.width, camera.height):
+            return f'it is {width}x{height}, and the calibration is of {camera.width}x{camera.height}'
         return ''
 
     needed = sorted({index for gap, starts in chosen.items() for start in starts for index in (start, start + gap)})

@@ -14,16 +14,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its confidence interval; NaN where there is nothing to average."""
+    """A mean and the ends of its confidence interval; NaN where there is nothing to average, the ends also of one."""
 
     mean: float
     low: float
     high: float
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there was nothing to average."""
-        return math.isnan(self.mean)
+    def is_known(self) -> bool:
+        """Whether it has ends."""
+        return not math.isnan(self.low)
 
     @property
     def excludes_zero(self) -> bool:

@@ -66,11 +66,14 @@ def few_scenes(name: str, result: Mapping[str, Any]) -> tuple[str, str]:
     if not accuracies:
         return title, f'{words}.'
     measure = homography_accuracy(accuracies[(len(accuracies) - 1) // 2])
+    words += f', and one pair more or less moves a homography accuracy by {1 / len(pairs):.3f}'
+    if len(scenes) == 1:
+        return title, f'{words}. How far other scenes would move it can not be told from one.'
     interval = measure.interval(result)
     return title, (
-        f'{words}, and one pair more or less moves a homography accuracy by {1 / len(pairs):.3f}. Other scenes of the '
-        f'same kind would put that of {name} at {measure.threshold} px, {number(interval.mean)} here, anywhere from '
-        f'{number(interval.low, 2)} to {number(interval.high, 2)} ({CONFIDENCE:.0%} interval over scenes).'
+        f'{words}. Other scenes of the same kind would put that of {name} at {measure.threshold} px, '
+        f'{number(interval.mean)} here, anywhere from {number(interval.low, 2)} to '
+        f'{number(interval.high, 2)} ({CONFIDENCE:.0%} interval over scenes).'
     )
 
 

@@ -73,7 +73,7 @@ def compare(first: Results, second: Results, labels: tuple[str, str] = ('first',
     Detectors are compared with their namesakes; if each run has one only, these two are compared whatever their names.
 
     Raises:
-        ValueError: the protocols differ or no detector is in both, so there is nothing that could be compared.
+        ValueError: the protocols differ, or both share no detector or no pair: nothing can be compared.
     """
     protocols = [str(run.get('protocol')) for run in (first, second)]
     settings = [run.get('protocol_settings') for run in (first, second)]
@@ -81,6 +81,11 @@ def compare(first: Results, second: Results, labels: tuple[str, str] = ('first',
         raise ValueError(
             f'{labels[0]} was measured under {protocols[0]} {settings[0] or ""}, {labels[1]} under {protocols[1]} '
             f"{settings[1] or ''}: figures of different protocols or settings can't be compared. Evaluate both alike."
+        )
+    if all('pose_protocol' in run for run in (first, second)) and first['pose_protocol'] != second['pose_protocol']:
+        raise ValueError(
+            f"{labels[0]} took poses by {first['pose_protocol']}, {labels[1]} by {second['pose_protocol']}: these "
+            "can't be compared. Evaluate both alike."
         )
     before, after = first['detectors'], second['detectors']
     names = [(name, name) for name in before if name in after]
@@ -103,4 +108,6 @@ def compare(first: Results, second: Results, labels: tuple[str, str] = ('first',
         pairs = [set(run.get('per_pair') or {}) for run in (before[one], after[other])]
         if unshared := len(pairs[0] ^ pairs[1]):
             remarks.append(f'{name}: {unshared} pairs are in one run only and were left out.')
+    if not rows:
+        raise ValueError(f'{labels[0]} and {labels[1]} share no pair of pictures or frames, which is what is compared.')
     return Comparison(labels, protocols[0], rows, remarks)

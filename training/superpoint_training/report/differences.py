@@ -12,13 +12,16 @@ import numpy as np
 from superpoint_training.report.blocks import Block, Cell, Grid, Table, number
 from superpoint_training.report.bootstrap import CONFIDENCE, DRAWS, Interval, bootstrap_mean
 from superpoint_training.report.measures import Measure, PoseMeasure, measures, scene_of
-from superpoint_training.report.plots import intervals
+from superpoint_training.report.plots import intervals as draw_intervals
 
+FEWEST = 6
+"""Pairs, and scenes, from which a verdict can come: of fewer all may change alike by chance."""
 EXPLANATION = (
     f'Means are over the pairs that both have a figure for. The {CONFIDENCE:.0%} intervals come from {DRAWS:,} draws '
     'with replacement, seeded: of pairs, and of whole scenes (tenths of a sequence), because pairs of one scene '
-    'succeed and fail together. A difference counts as more than noise if both intervals leave out zero. Of many rows '
-    'without any true difference, about one in twenty would still pass.'
+    'succeed and fail together. A difference counts as more than noise if both intervals leave out zero, and there are '
+    f'at least {FEWEST} pairs of as many scenes. Of many rows without any true difference, about one in ten would '
+    'still pass.'
 )
 STRETCHES = 10
 """Parts of a sequence that are drawn as one."""
@@ -33,12 +36,14 @@ class Difference:
         measure: what was measured.
         pairs: how many both have a figure for.
         first, second: means over these.
+        scenes: how many scenes these are of.
         by_pair, by_scene: the mean difference with the intervals from drawing pairs and scenes.
     """
 
     detector: str
     measure: Measure
     pairs: int
+    scenes: int
     first: float
     second: float
     by_pair: Interval
@@ -47,7 +52,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """'better', 'worse' or 'noise'."""
-        if not (self.by_pair.excludes_zero and self.by_scene.excludes_zero):
+        if self.scenes < FEWEST or not (self.by_pair.excludes_zero and self.by_scene.excludes_zero):
             return 'noise'
         return 'better' if (self.by_pair.mean > 0) == self.measure.higher_is_better else 'worse'
 
@@ -119,8 +124,11 @@ def paired(
         return None
     change = values[known, 1] - values[known, 0]
     means = values[known].mean(axis=0).tolist()
-    by_scene = bootstrap_mean(change, np.array(scenes)[known])
-    return Difference(detector, measure, int(known.sum()), means[0], means[1], bootstrap_mean(change), by_scene)
+    groups = np.array(scenes)[known]
+    return Difference(
+        detector, measure, len(change), len(np.unique(groups)), means[0], means[1],
+        bootstrap_mean(change), bootstrap_mean(change, groups),
+    )  # fmt: skip
 
 
 def difference_table(rows: Sequence[Difference], labels: tuple[str, str], caption: str) -> Table:
@@ -147,5 +155,5 @@ def difference_plots(rows: Sequence[Difference]) -> list[Block]:
     for measure in dict.fromkeys(row.measure for row in rows):
         wider = {row.detector: row.wider for row in rows if row.measure == measure}
         ends = {name: (interval.mean, interval.low, interval.high) for name, interval in wider.items()}
-        plots.append(intervals(ends, measure.title, measure.note))
+        plots.append(draw_intervals(ends, measure.title, measure.note))
     return [Grid(plots)] if plots else []

@@ -73,15 +73,20 @@ def _facts(results: Results) -> dict[str, str]:
 
 def _add_method(page: Page, results: Results) -> None:
     detectors = [(name, str(r['description'])) for name, r in results['detectors'].items() if r.get('description')]
-    settings = {'protocol': results.get('protocol')} | (results.get('protocol_settings') or {})
-    rows = [
-        [str(key).replace('_', ' '), value if isinstance(value, str) else json.dumps(value)]
-        for key, value in settings.items()
-    ]
     section = page.section('How it was measured')
     if detectors:
         section.add(Items(detectors))
-    section.add(Table(['setting', 'value'], rows, 'The protocol', words=2))
+    protocol = {'protocol': results.get('protocol')} | (results.get('protocol_settings') or {})
+    for caption, settings in (
+        ('The protocol', protocol),
+        ('The poses of sequences', results.get('pose_protocol') or {}),
+    ):
+        rows = [
+            [str(key).replace('_', ' '), value if isinstance(value, str) else json.dumps(value)]
+            for key, value in settings.items()
+        ]
+        if rows:
+            section.add(Table(['setting', 'value'], rows, caption, words=2))
     versions = [(name, str(version)) for name, version in (results.get('versions') or {}).items()]
     command = [('command', str(results['command']))] if results.get('command') else []
     if versions or command:

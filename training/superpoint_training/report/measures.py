@@ -56,10 +56,11 @@ class Measure:
         return figure_or_nan(pair.get(self.key))
 
     def interval(self, result: Mapping[str, Any]) -> Interval:
-        """The mean over the pairs that have a figure, and how far other scenes might have moved it."""
+        """The mean over the pairs that have a figure, and how far other scenes might have moved it: NaN of one."""
         values = {pair: self.of_pair(figures) for pair, figures in (result.get('per_pair') or {}).items()}
         known = {pair: value for pair, value in values.items() if math.isfinite(value)}
-        return bootstrap_mean(np.array(list(known.values())), np.array([scene_of(pair) for pair in known]))
+        interval = bootstrap_mean(np.array(list(known.values())), np.array([scene_of(pair) for pair in known]))
+        return interval if len(set(map(scene_of, known))) > 1 else Interval(interval.mean, math.nan, math.nan)
 
     @property
     def note(self) -> str:
@@ -89,7 +90,7 @@ LOCALIZATION = Measure(
     'localization_error', 'localisation error, px', 'mean distance between such keypoints', 2, higher_is_better=False
 )
 MATCHING = Measure(
-    'matching_score', 'matching score', 'share of keypoints whose nearest descriptor belongs to the right place'
+    'matching_score', 'matching score', 'share of keypoints whose match, by descriptor, is in the right place'
 )
 ACCURACY = Measure('matching_accuracy', 'matching accuracy', 'share of mutual nearest neighbours that are right')
 MEAN_PRECISION = Measure(

@@ -72,7 +72,7 @@ def measure_bars(detectors: Detectors) -> list[Bars]:
     shown = []
     for measure in measures(list(detectors.values())):
         intervals = {name: measure.interval(result) for name, result in detectors.items()}
-        spreads = {name: (interval.low, interval.high) for name, interval in intervals.items() if not interval.is_empty}
+        spreads = {name: (interval.low, interval.high) for name, interval in intervals.items() if interval.is_known}
         values = {name: measure.mean(result) for name, result in detectors.items()}
         shown.append(Bars(measure.title, values, measure.digits, measure.note, spreads))
     return shown

@@ -243,9 +243,9 @@ def _legend(axes: Axes, names: Iterable[str], below: float) -> None:
 
 
 def _short(name: str, longest: int = 18) -> str:
-    """The name as a label, not too long; legends leave out what begins with `_`."""
+    """The name as a label, or the end of it, as of a path; legends leave out what begins with `_`."""
     name = f' {name}' if name.startswith('_') else name
-    return _plain(name if len(name) <= longest else f'{name[: longest - 1]}…')
+    return _plain(name if len(name) <= longest else f'…{name[1 - longest :]}')
 
 
 def _plain(text: str) -> str:
