@@ -26,6 +26,7 @@ import rclpy
 from bundle_adjustment import adjust, matrix
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from nav_msgs.msg import Odometry, Path
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
@@ -67,6 +68,7 @@ class VisualOdometry:
         self._window: list[Keyframe] = []
         self._points: dict[int, np.ndarray] = {}
         self._pose, self._motion = np.eye(4), np.zeros(6)
+        self._baseline: float | None = None
 
     def update(
         self, ids: np.ndarray, seen: np.ndarray, focal: float, baseline: float = 1.0, seconds: float = 1.0
@@ -74,15 +76,23 @@ class VisualOdometry:
         """Take the next image. Returns its pose, camera to world, or None before anything is known of it.
 
         ids: [N] track ids. seen: as in `Keyframe`. focal: pixels; the unit of the thresholds. baseline: of the
-        stereo pair, in the unit that poses shall have. seconds: since the image before.
+        stereo pair, in the unit that poses shall have; `seen` may have been made with another one each time, as
+        `focal_length` guesses. seconds: since the image before.
         """
         focal, seen = focal * self.focal, np.asarray(seen, float) / self.focal
+        if self._baseline is None and np.isfinite(seen[:, 2]).any():
+            self._baseline = baseline
+        if self._baseline is not None:
+            seen[:, 2] *= self._baseline / baseline
+            baseline = self._baseline
         order, step = np.argsort(ids), self._motion * seconds
         expected = matrix(cv2.Rodrigues(step[:3])[0], step[3:]) @ self._pose
         frame = Keyframe(ids[order].astype(np.int64), seen[order], expected)
         if self._points and not self._locate(frame, OUTLIER / focal):
             self._window, self._points = [], {}  # lost: begin anew, from where the last motion leads
-        if not self._points and not self._begin(frame, focal):
+        begins = not self._points
+        if begins and not self._begin(frame, focal):
+            self._pose = frame.pose
             return None
         if self._window[-1] is not frame and self._is_new(frame, focal):
             self._window = [*self._window, frame][-WINDOW:]
@@ -90,8 +100,9 @@ class VisualOdometry:
             self._add_points(frame, baseline, OUTLIER / focal)
             if self._points:
                 self._adjust(baseline, focal)
-        moved = frame.pose @ np.linalg.inv(self._pose)
-        self._motion = np.append(cv2.Rodrigues(moved[:3, :3])[0], moved[:3, 3]) / max(seconds, 1e-6)
+        if not begins:  # the first pose of one camera may have another scale
+            moved = frame.pose @ np.linalg.inv(self._pose)
+            self._motion = np.append(cv2.Rodrigues(moved[:3, :3])[0], moved[:3, 3]) / max(seconds, 1e-6)
         self._pose = frame.pose
         return np.linalg.inv(frame.pose)
 
@@ -232,8 +243,16 @@ def from_stereo_matches(message: PointCloud2) -> Sight:
     points, keypoints = matches.points[near].astype(float), matches.keypoints[near]
     rays, depth = points / points[:, 2:], points[:, 2]
     focal = focal_length(rays, keypoints)
-    baseline = float(np.median(depth * matches.disparity[near])) / focal if len(points) else 1.0
+    baseline = disparity_per_inverse_depth(1 / depth, matches.disparity[near]) / focal if len(points) else 1.0
     return Sight(matches.track_ids[near], np.column_stack([rays[:, :2], baseline / depth]), focal, baseline)
+
+
+def disparity_per_inverse_depth(inverse: np.ndarray, disparity: np.ndarray) -> float:
+    """Focal length times baseline. What is infinitely far has a disparity, too, where principal points differ."""
+    off = inverse - inverse.mean()
+    if off.std() < 1e-3 * inverse.mean():
+        return float(np.median(disparity / inverse))
+    return float(off @ disparity / (off @ off))
 
 
 def focal_length(rays: np.ndarray, keypoints: np.ndarray) -> float:
@@ -248,7 +267,8 @@ class OdometryNode(Node):
     def __init__(self) -> None:
         super().__init__('visual_odometry')
         stereo = self.declare_parameter('stereo', False).value
-        self._doubt = self.declare_parameter('focal_doubt', 0.0).value
+        any_number = ParameterDescriptor(dynamic_typing=True)  # also 0, as people write it
+        self._doubt = float(self.declare_parameter('focal_doubt', 0.0, any_number).value)
         self._odometry, self._stamp_ns, self._poses = VisualOdometry(self._doubt), 0, []
         self._odometry_out = self.create_publisher(Odometry, 'odometry', 10)
         self._path_out = self.create_publisher(Path, 'path', 1)

@@ -120,6 +120,13 @@ class TestDatabase:
         counts = export(read_recorded(bag), tmp_path, ExportSettings(window=4, fewest=fewest))
         assert 0 < counts['pairs'] == sum(count >= fewest for count in inliers) < len(inliers)
 
+    def test_features_recorded_before_their_calibration_have_pairs_too(self, bag, tmp_path):
+        recorded = read_recorded(bag)
+        blind = [replace(frame, rays=np.full_like(frame.rays, np.nan)) for frame in recorded.frames]
+        settings = ExportSettings(window=4)
+        expected = export(recorded, tmp_path / 'with', settings)
+        assert export(replace(recorded, frames=blind), tmp_path / 'without', settings) == expected
+
     def test_a_corner_of_two_levels_is_matched_level_by_level(self, bag, tmp_path):
         """By descriptors alone the one is as good as the other."""
         recorded = read_recorded(bag)
@@ -207,6 +214,11 @@ class TestRecorded:
             tmp_path / 'bag', dict.fromkeys(features, messages[:1]), {'/camera_info': camera_info()} if infos else {}
         )
         with pytest.raises(SystemExit, match=reason):
+            main([str(bag), str(tmp_path / 'out')])
+
+    def test_frames_that_show_nothing_in_common_are_an_error(self, messages, tmp_path):
+        bag = write_bag(tmp_path / 'bag', {'/features': messages[:1]}, {'/camera_info': camera_info()})
+        with pytest.raises(SystemExit, match='no two frames'):
             main([str(bag), str(tmp_path / 'out')])
 
     def test_a_folder_that_is_no_bag(self, tmp_path):

@@ -186,3 +186,8 @@ def test_the_command_on_a_bag(tmp_path, capsys):
     assert '16 words of 5 images' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='is no bag'):
         main([str(tmp_path / 'vocabulary.yml'), str(tmp_path / 'other.yml')])
+    odd = write_bag(
+        tmp_path / 'odd', {'/features': Walk(5, points=100).messages()}, {'/camera_info': camera_info('omni')}
+    )
+    main([str(odd), str(tmp_path / 'odd.yml'), '--branches', '4', '--levels', '2'])
+    assert (tmp_path / 'odd.yml').read_bytes() == (tmp_path / 'vocabulary.yml').read_bytes()

@@ -55,6 +55,12 @@ class Desk:
 
 @pytest.mark.parametrize('kind', KINDS)
 class TestBoth:
+    def test_a_stamp_before_1970_holds_nothing_up(self, kind):
+        desk = Desk(kind)
+        desk.put(LEFT, -PERIOD, PERIOD)
+        desk.put(RIGHT, PERIOD)
+        assert len(desk.pairs) == 1
+
     @pytest.mark.parametrize('late', [0, 1, 5, QUEUE - 1])
     def test_a_camera_that_comes_late_by_some_images_is_paired(self, kind, late):
         desk = Desk(kind)

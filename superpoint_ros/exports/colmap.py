@@ -76,9 +76,13 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
         rig.add_ref_sensor(sensor)
         rig_id = database.write_rig(rig)
         image_ids = [_write_image(database, frame, camera_id, sensor, rig_id) for frame in frames]
+        rays = [
+            recorded.camera.rays(frame.keypoints) for frame in frames
+        ]  # may have been recorded before a calibration
         written = 0
         for earlier, later in pairs(len(frames), settings.window):
-            inliers = _inliers(frames[earlier], frames[later], settings.matching, recorded.camera)
+            both = (frames[earlier], rays[earlier]), (frames[later], rays[later])
+            inliers = _inliers(*both, settings.matching, recorded.camera)
             if len(inliers) >= settings.fewest:
                 _write_pair(database, image_ids[earlier], image_ids[later], inliers)
                 written += 1
@@ -127,14 +131,19 @@ def _write_image(database: Any, frame: FeatureCloud, camera_id: int, sensor: Any
     return int(image.image_id)
 
 
-def _inliers(earlier: FeatureCloud, later: FeatureCloud, settings: MatchSettings, camera: Camera) -> np.ndarray:
-    """[M, 2] uint32: rows in both frames."""
+def _inliers(
+    earlier: tuple[FeatureCloud, np.ndarray],
+    later: tuple[FeatureCloud, np.ndarray],
+    settings: MatchSettings,
+    camera: Camera,
+) -> np.ndarray:
+    """[M, 2] uint32: rows in both frames, each given with its rays."""
     query, train = (
         Features(frame.keypoints, frame.scores, dequantise(frame.descriptors), frame.levels)
-        for frame in (later, earlier)
+        for frame, _ in (later, earlier)
     )
     found = match(query, train, settings)
-    found = verify(found, later.rays, earlier.rays, settings, camera.focal, fisheye=camera.is_fisheye)
+    found = verify(found, later[1], earlier[1], settings, camera.focal, fisheye=camera.is_fisheye)
     return np.column_stack([found.train, found.query])[found.inlier].astype(np.uint32)
 
 
@@ -178,6 +187,8 @@ def main(args: list[str] | None = None) -> None:
     except (ExportError, RecordingError, CameraError, MessageError) as error:
         sys.exit(f'export_colmap: {error}')
     print(f'{options.out / DATABASE}: {counts["images"]} images, {counts["pairs"]} verified pairs.')
+    if not counts['pairs']:
+        sys.exit('export_colmap: no two frames show the same: there is nothing to reconstruct.')
 
 
 def _positive(word: str) -> int:

@@ -34,7 +34,9 @@ class RecordedFeatures:
     camera: Camera | None
 
 
-def read_recorded(path: Path, topic: str = '', info_topic: str = '', every: int = 1) -> RecordedFeatures:
+def read_recorded(
+    path: Path, topic: str = '', info_topic: str = '', every: int = 1, *, calibrated: bool = True
+) -> RecordedFeatures:
     """Read a bag; of one that is cut off, what there is.
 
     Args:
@@ -42,6 +44,7 @@ def read_recorded(path: Path, topic: str = '', info_topic: str = '', every: int 
         topic: of the features; '' takes the one whose name ends in `features`.
         info_topic: of the calibration; '' takes the one that is the features' by its name.
         every: take each n-th frame.
+        calibrated: whether the calibration is wanted.
 
     Raises:
         RecordingError: it is no bag, holds no features, or several cameras' and none is named.
@@ -68,7 +71,7 @@ def read_recorded(path: Path, topic: str = '', info_topic: str = '', every: int 
     if not frames:
         raise RecordingError(f'{path} holds no messages on {topic}.')
     frames.sort(key=lambda frame: frame.stamp_ns)
-    camera = Camera.from_info(info) if info is not None else None
+    camera = Camera.from_info(info) if calibrated and info is not None else None
     return RecordedFeatures(frames, camera and _seen_through(camera, frames))
 
 

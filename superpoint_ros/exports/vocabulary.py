@@ -162,7 +162,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('--levels', type=_two_or_more, default=LEVELS, help='of the tree; default: %(default)s')
     options = parser.parse_args(args)
     try:
-        frames = read_recorded(options.bag, options.topic).frames
+        frames = read_recorded(options.bag, options.topic, calibrated=False).frames
         vocabulary = build_vocabulary([frame.descriptors for frame in frames], options.branches, options.levels)
         write_dbow3(vocabulary, options.out)
     except (RecordingError, MessageError, ValueError, OSError) as error:

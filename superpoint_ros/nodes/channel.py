@@ -20,6 +20,11 @@ class Arrival(NamedTuple):
     message: Any
     time: float
 
+    @property
+    def header(self) -> Any:
+        """The message's; by it arrivals are paired as messages are."""
+        return self.message.header
+
 
 def topic_prefix(name: str) -> str:
     """What the names of a camera's topics begin with."""

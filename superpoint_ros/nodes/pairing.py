@@ -107,6 +107,9 @@ class FilterPairing:
         self._synchronizer.registerCallback(self._pair)
 
     def put(self, camera: int, message: Any) -> None:
+        if message.header.stamp.sec < 0:  # they would raise, with their lock held
+            self._on_unpaired(camera)
+            return
         stamps = self.waiting[camera]
         if len(stamps) == QUEUE and stamp_ns(message.header.stamp) < min(stamps):
             self._give_up(camera)

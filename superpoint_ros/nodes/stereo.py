@@ -136,12 +136,12 @@ class StereoNode(FrontendNode):
 
     def _take(self, index: int, arrival: Arrival) -> None:
         if self._pairing is not None:
-            self._pairing.put(index, arrival.message)
+            self._pairing.put(index, arrival)
 
-    def _on_pair(self, left: Any, right: Any) -> None:
+    def _on_pair(self, left: Arrival, right: Arrival) -> None:
         self._last_pair = monotonic()
         if self._worker is not None:
-            self._worker.put({LEFT: Arrival(left, self._last_pair), RIGHT: Arrival(right, self._last_pair)})
+            self._worker.put({LEFT: left, RIGHT: right})
 
     def _on_unpaired(self, camera: int) -> None:
         self._channels[camera].statistics.on_unpaired()

@@ -161,6 +161,17 @@ class TestPairs:
             assert not np.isin(left, right).any()
             assert rig.trigger('reset').success
 
+    def test_the_latency_of_a_pair_begins_when_each_image_comes(self, rig, active):
+        left, right = stereo_scene()
+        header = rig.header()
+        rig.images['left'].publish(image_message(left, 'mono8', header))
+        rig.spin_for(1.0)
+        rig.images['right'].publish(image_message(right, 'mono8', header))
+        rig.wait_for('right/features', header)
+        values = rig.diagnostics()[2]
+        assert float(values['left/waited_ms']) > 500
+        assert float(values['left/waited_ms']) > float(values['right/waited_ms']) + 400
+
     def test_a_pair_is_processed_or_dropped_whole_and_every_drop_is_counted(self, rig, active):
         rig.send(*stereo_scene())
         before = rig.diagnostics()[2]

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
 from bundle_adjustment import adjust  # noqa: E402
-from visual_odometry import VisualOdometry, focal_length, to_pose  # noqa: E402
+from visual_odometry import VisualOdometry, disparity_per_inverse_depth, focal_length, to_pose  # noqa: E402
 
 FOCAL, BASELINE = 400.0, 0.2
 
@@ -137,6 +137,30 @@ class TestGeometry:
         one_step = np.linalg.norm(truth[20][:3, 3] - truth[19][:3, 3])
         assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 2 * one_step
 
+    @pytest.mark.parametrize('blind', [1, 20])
+    def test_where_it_sees_nothing_it_goes_on_as_it_moved(self, blind):
+        truth = [np.eye(4) for _ in range(30 + blind)]
+        for step, pose in enumerate(truth):
+            pose[:3, 3] = 0.05 * step, 0, 0.05 * step
+        world, odometry = World(0.2), VisualOdometry()
+        for step, pose in enumerate(truth):
+            ids, seen = world.look(pose, True)
+            if 15 <= step < 15 + blind:
+                ids, seen = ids[:0], seen[:0]
+            found = odometry.update(ids, seen, FOCAL, BASELINE)
+        assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 0.1
+
+    def test_the_baseline_that_each_image_guesses_does_not_matter(self):
+        paths = []
+        for guesses in (np.ones(40), np.random.default_rng(0).uniform(0.8, 1.2, 40)):
+            world, odometry = World(0.2), VisualOdometry()
+            guesses[0] = 1
+            for guess, pose in zip(guesses, walk(40), strict=True):
+                ids, seen = world.look(pose, True)
+                found = odometry.update(ids, seen * [1, 1, guess], FOCAL, BASELINE * guess)
+            paths.append(found[:3, 3])
+        np.testing.assert_allclose(paths[0], paths[1], atol=1e-6)
+
     def test_nothing_seen_is_no_pose(self):
         odometry = VisualOdometry()
         for _ in range(3):
@@ -188,6 +212,17 @@ class TestAdjustment:
         assert np.abs(found[2:] - poses[2:]).max() > 0
 
 
+@pytest.mark.parametrize('at_infinity', [-40.0, 0.0, 20.0])
+def test_disparity_at_infinity_is_no_part_of_the_baseline(at_infinity):
+    inverse = np.random.default_rng(0).uniform(0.05, 0.5, 50)
+    found = disparity_per_inverse_depth(inverse, FOCAL * BASELINE * inverse + at_infinity)
+    assert found == pytest.approx(FOCAL * BASELINE)
+
+
+def test_of_one_depth_the_baseline_is_that_of_equal_principal_points():
+    assert disparity_per_inverse_depth(np.array([0.25]), np.array([20.0])) == pytest.approx(80)
+
+
 def test_focal_length_from_rays():
     rays = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
     assert focal_length(rays, 460 * rays[:, :2] + 320) == pytest.approx(460)
@@ -231,7 +266,7 @@ def test_the_node_recovers_the_path_of_the_demo_over_real_topics(tmp_path, monke
     try:
         listener.listen(Odometry, 'odometry')
         listener.listen(PathMessage, 'path')
-        processes.append(NodeProcess('visual_odometry', tmp_path))
+        processes.append(NodeProcess('visual_odometry', tmp_path, focal_doubt=0))
         frontend = NodeProcess('superpoint_ros.nodes.frontend', tmp_path, autostart='true', weights='superpoint_small')
         processes.append(frontend)
         listener.spin_until(lambda: listener.count_subscribers('features') == 2, 'the odometry')

@@ -84,7 +84,7 @@ def compare(first: Results, second: Results, labels: tuple[str, str] = ('first',
         )
     if all('pose_protocol' in run for run in (first, second)) and first['pose_protocol'] != second['pose_protocol']:
         raise ValueError(
-            f"{labels[0]} took poses by {first['pose_protocol']}, {labels[1]} by {second['pose_protocol']}: these "
+            f'{labels[0]} took poses by {first["pose_protocol"]}, {labels[1]} by {second["pose_protocol"]}: these '
             "can't be compared. Evaluate both alike."
         )
     before, after = first['detectors'], second['detectors']
