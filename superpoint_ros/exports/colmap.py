@@ -76,9 +76,8 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
         rig.add_ref_sensor(sensor)
         rig_id = database.write_rig(rig)
         image_ids = [_write_image(database, frame, camera_id, sensor, rig_id) for frame in frames]
-        rays = [
-            recorded.camera.rays(frame.keypoints) for frame in frames
-        ]  # may have been recorded before a calibration
+        # Those of the messages are NaN where features were recorded before their calibration came.
+        rays = [recorded.camera.rays(frame.keypoints) for frame in frames]
         written = 0
         for earlier, later in pairs(len(frames), settings.window):
             both = (frames[earlier], rays[earlier]), (frames[later], rays[later])

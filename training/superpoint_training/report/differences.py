@@ -12,7 +12,7 @@ import numpy as np
 from superpoint_training.report.blocks import Block, Cell, Grid, Table, number
 from superpoint_training.report.bootstrap import CONFIDENCE, DRAWS, Interval, bootstrap_mean
 from superpoint_training.report.measures import Measure, PoseMeasure, measures, scene_of
-from superpoint_training.report.plots import intervals as draw_intervals
+from superpoint_training.report.plots import intervals
 
 FEWEST = 6
 """Pairs, and scenes, from which a verdict can come: of fewer all may change alike by chance."""
@@ -35,8 +35,8 @@ class Difference:
         detector: its name.
         measure: what was measured.
         pairs: how many both have a figure for.
-        first, second: means over these.
-        scenes: how many scenes these are of.
+        scenes: of how many scenes.
+        first, second: means over these pairs.
         by_pair, by_scene: the mean difference with the intervals from drawing pairs and scenes.
     """
 
@@ -155,5 +155,5 @@ def difference_plots(rows: Sequence[Difference]) -> list[Block]:
     for measure in dict.fromkeys(row.measure for row in rows):
         wider = {row.detector: row.wider for row in rows if row.measure == measure}
         ends = {name: (interval.mean, interval.low, interval.high) for name, interval in wider.items()}
-        plots.append(draw_intervals(ends, measure.title, measure.note))
+        plots.append(intervals(ends, measure.title, measure.note))
     return [Grid(plots)] if plots else []
