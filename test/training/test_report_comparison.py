@@ -12,7 +12,9 @@ from report_results import make_results as make_results_of
 
 from superpoint_training.report import compare
 from superpoint_training.report.bootstrap import bootstrap_mean, resamples
+from superpoint_training.report.caveats import few_scenes
 from superpoint_training.report.differences import differences
+from superpoint_training.report.measures import REPEATABILITY
 
 SCENES = ('i_wall', 'v_graffiti', 'v_bark', 'i_bikes', 'v_boat', 'i_ubc')  # as many as a verdict takes
 make_results = partial(make_results_of, scenes=SCENES)
@@ -216,6 +218,14 @@ def test_of_few_scenes_nothing_is_more_than_noise(scenes):
         assert (row.scenes, row.verdict) == (PAIRS_A_SCENE, 'noise')
     else:
         assert (row.scenes, row.verdict) == (scenes, 'better' if scenes >= 6 else 'noise')
+
+
+def test_one_scene_tells_nothing_of_others():
+    results = make_results_of(scenes=SCENES[:1])['detectors']
+    assert not REPEATABILITY.interval(results['sift']).is_known
+    assert REPEATABILITY.interval(results['sift']).mean == pytest.approx(results['sift']['repeatability'])
+    assert REPEATABILITY.interval(make_results()['detectors']['sift']).is_known
+    assert 'can not be told from one' in few_scenes('sift', results['sift'])[1]
 
 
 def test_detectors_of_one_run_are_compared_too():
