@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from superpoint_ros.camera import Camera
-from superpoint_training.evaluation.trajectories import nanoseconds, read_tum
+from superpoint_ros.recordings.pictures import nanoseconds
+from superpoint_training.evaluation.trajectories import read_tum
 
 
 @dataclass(frozen=True, eq=False)

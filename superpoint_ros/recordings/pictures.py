@@ -133,7 +133,6 @@ def listed_times(path: Path, is_picture: Callable[[str], bool]) -> dict[str, int
     lines = path.read_text().splitlines()
     heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
     columns = heads[-1] if heads else []
-    nanoseconds = 'timestamp_ns' in columns
     named = [columns.index(name) for name in ('timestamp_ns', 'timestamp_s') if name in columns]
     times = {}
     for line in lines:
@@ -143,14 +142,20 @@ def listed_times(path: Path, is_picture: Callable[[str], bool]) -> dict[str, int
             continue
         try:
             time = row[named[0] if named else max(place - 1, 0)]
-            times[row[place]] = int(time) if nanoseconds else _nanoseconds(time)
-        except (ValueError, IndexError):
+            times[row[place]] = int(time) if 'timestamp_ns' in columns else nanoseconds(time)
+        except (ValueError, IndexError, OverflowError):
             where = f'in its column {columns[named[0]]}' if named else 'before the file'
             raise RecordingError(f"{path}: '{line}' has no time {where}.") from None
     return times
 
 
-def _nanoseconds(seconds: str) -> int:
-    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970."""
+def nanoseconds(seconds: str) -> int:
+    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970.
+
+    Raises:
+        ValueError: it is no decimal number.
+    """
     whole, _, fraction = seconds.partition('.')
-    return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))
+    if not (whole + fraction).isdigit():
+        return round(float(seconds) * 1e9)  # such as 1.3e9 or a negative one
+    return int(whole or '0') * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))

@@ -150,6 +150,19 @@ class TestGeometry:
             found = odometry.update(ids, seen, FOCAL, BASELINE)
         assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 0.1
 
+    def test_the_first_baseline_of_one_camera_is_not_the_motion_of_an_image(self):
+        world, odometry, positions = World(0.2), VisualOdometry(), []
+        truth = iter(walk(80))
+        while not positions:
+            found = odometry.update(*world.look(next(truth), False), FOCAL)
+            positions += [found[:3, 3]] if found is not None else []
+        for _ in range(10):
+            assert odometry.update(np.zeros(0, np.uint32), np.zeros((0, 3)), FOCAL) is None
+        while len(positions) < 2:
+            found = odometry.update(*world.look(next(truth), False), FOCAL)
+            positions += [found[:3, 3]] if found is not None else []
+        assert np.linalg.norm(positions[1] - positions[0]) < 2  # one more baseline, of length 1
+
     def test_the_baseline_that_each_image_guesses_does_not_matter(self):
         paths = []
         for guesses in (np.ones(40), np.random.default_rng(0).uniform(0.8, 1.2, 40)):

@@ -10,17 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from superpoint_ros.recordings.pictures import nanoseconds
 from superpoint_training.evaluation.cameras import read_camera, tum_camera
 from superpoint_training.evaluation.layouts import open_sequence
 from superpoint_training.evaluation.problems import spans
 from superpoint_training.evaluation.relative_pose import relative
 from superpoint_training.evaluation.sequences import frame_pairs
-from superpoint_training.evaluation.trajectories import (
-    Trajectory,
-    nanoseconds,
-    read_tum,
-    rotation_matrix,
-)
+from superpoint_training.evaluation.trajectories import Trajectory, read_tum, rotation_matrix
 
 START = 1403715273262142976
 STEP = 50_000_000

@@ -48,7 +48,7 @@ def estimate(
 
     Args:
         first, second: `[M, 2]` x, y of undistorted rays with z = 1.
-        threshold: most distance of an inlier to its epipolar line, at z = 1.
+        threshold: most of an inlier's Sampson distance, 1 / sqrt(2) of that to its epipolar line, at z = 1.
     """
     if len(first) < FEWEST:
         return None

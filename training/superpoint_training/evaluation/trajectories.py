@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from superpoint_ros.recordings.pictures import nanoseconds
+
 SAME_NS = 1_000_000
 """A pose this near in time is the frame's own where there is nothing to interpolate."""
 LONGEST_STEP_NS = 110_000_000
@@ -127,15 +129,3 @@ def read_euroc(path: Path) -> Trajectory:
             raise ValueError(f"'{path}', line {number}: a state begins with a time and 7 numbers")
     values = np.array(rows, float).reshape(-1, 7)
     return Trajectory.of(np.array(stamps, np.int64), values[:, :3], values[:, [4, 5, 6, 3]])
-
-
-def nanoseconds(seconds: str) -> int:
-    """Nanoseconds of decimal seconds, exactly: float64 can't hold them since 1970.
-
-    Raises:
-        ValueError: it is no decimal number.
-    """
-    whole, _, fraction = seconds.partition('.')
-    if not (whole + fraction).isdigit():
-        return round(float(seconds) * 1e9)  # such as 1.3e9 or a negative one
-    return int(whole or '0') * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))
