@@ -103,6 +103,30 @@ def test_an_error_in_one_process_ends_all_with_its_message(tmp_path, joint):
     assert 'not a readable checkpoint' in said
 
 
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does may abort a process that has done all its work. An optimizer's step imports much of PyTorch."""
+    script = tmp_path / 'work.py'
+    script.write_text(
+        'import os, sys, torch\n'
+        'from pathlib import Path\n'
+        'from superpoint_training.distributed import join_world\n'
+        'def threads():\n'
+        "    return {path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')}\n"
+        "with join_world('cpu') as world:\n"
+        '    weights = torch.nn.Parameter(torch.zeros(3))\n'
+        '    weights.grad = torch.ones(3)\n'
+        '    torch.optim.AdamW([weights]).step()\n'
+        '    world.sum([weights.grad])\n'
+        '    during = threads()\n'
+        "sys.exit(f'{during}, then {threads()}' if len(threads()) >= len(during) else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, '2', str(script)], capture_output=True, text=True, timeout=100,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_labels_are_the_same_whatever_the_number_of_processes(tmp_path, pictures):
     """Begun by three processes, which are killed; finished by two."""
     torch.manual_seed(0)

@@ -11,6 +11,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed
+
+# Before there is a group. PyTorch's optimizers import it later, when its functions' defaults would keep the group, and
+# with it threads that may abort the process as it ends.
+import torch.distributed.nn
 from torch import Tensor
 
 from superpoint_training.failures import TrainingError, first_line
