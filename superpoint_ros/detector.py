@@ -185,7 +185,7 @@ class Detector:
         stopwatch: Stopwatch,
     ) -> list[Features]:
         with engine_errors(self.engine.description):
-            every = list(sessions.find(greys, masks, self.settings))
+            every = sessions.find(greys, masks, self.settings)
         stopwatch.lap('network')
         return [
             Features(

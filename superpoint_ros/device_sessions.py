@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import count, groupby
+from collections.abc import Sequence
+from itertools import count
 from threading import Lock
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from superpoint_ros.pyramid import area_weights, blend_weights, covering_pixels,
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
 _CAPTURING = Lock()  # CUDA captures one graph at a time
+_SERIALS = count(1)  # of all sessions, so that no features are taken for those of another detector
 _COLUMNS = 7
 _ROW_BYTES = 4 * _COLUMNS
 
@@ -212,8 +213,8 @@ class Session:
             if self._device.type == 'cuda':
                 torch.cuda.current_stream(self._device).synchronize()
         answer = self._answer.numpy()
-        rows = np.ascontiguousarray(answer[..., :_ROW_BYTES]).view(np.float32)
-        described = self._answer[..., _ROW_BYTES:].contiguous().view(self._dtype)
+        rows = answer[..., :_ROW_BYTES].copy().view(np.float32)
+        described = self._answer[..., _ROW_BYTES:].clone(memory_format=torch.contiguous_format).view(self._dtype)
         return rows, described.float().numpy()
 
     def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
@@ -244,7 +245,7 @@ class Session:
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
-            with _CAPTURING, torch.inference_mode():
+            with _CAPTURING, torch.inference_mode(), torch.cuda.device(self._device):
                 with torch.cuda.stream(stream):
                     for _ in range(3):  # algorithms are chosen, memory is taken
                         self._step()
@@ -257,6 +258,7 @@ class Session:
             warnings.warn(f'no CUDA graph, so every step is started by itself: {error}', stacklevel=2)
             return None
         finally:
+            torch.cuda.current_stream(self._device).wait_stream(stream)
             for tensor in self._earlier:  # what warmed up is nobody's neighbour
                 tensor.zero_()
         return graph
@@ -276,28 +278,32 @@ class Sessions:
         self._maps = maps
         self._dimension = dimension
         self._sessions: dict[tuple[int, tuple[int, ...], KeypointSettings], tuple[Session, list[int]]] = {}
-        self._serials = count(1)
 
     def find(
         self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], settings: KeypointSettings
-    ) -> Iterator[Found]:
-        """Features of [H, W] uint8 images; those of one size that follow one another run as one batch.
+    ) -> list[Found]:
+        """Features of [H, W] uint8 images; those of one size run as one batch.
 
         The image at the same place of the last batch of that shape is the earlier one of each.
         """
-        for shape, group in groupby(zip(images, masks, strict=True), key=lambda pair: pair[0].shape):
-            batch, its_masks = zip(*group, strict=True)
-            session, earlier = self._session(len(batch), shape, settings)
-            for place, (rows, descriptors) in enumerate(zip(*session.run(batch, its_masks), strict=True)):
-                serial, among = next(self._serials), earlier[place]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for number, image in enumerate(images):
+            by_shape.setdefault(image.shape, []).append(number)
+        found: dict[int, Found] = {}
+        for shape, numbers in by_shape.items():
+            session, earlier = self._session(len(numbers), shape, settings)
+            answers = session.run([images[number] for number in numbers], [masks[number] for number in numbers])
+            for place, (number, rows, descriptors) in enumerate(zip(numbers, *answers, strict=True)):
+                serial, among = next(_SERIALS), earlier[place]
                 earlier[place] = serial
                 known = int(np.count_nonzero(rows[:, 2]))
                 rows, descriptors = rows[:known], descriptors[:known]
                 _, _, scores, levels, partner, similarity, second = rows.T
-                yield Found(
+                found[number] = Found(
                     rows[:, :2].copy(), scores, descriptors, levels.astype(np.uint8), partner.astype(np.int32),
                     similarity, second, serial, among,
                 )  # fmt: skip
+        return [found[number] for number in range(len(images))]
 
     def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:
         key = batch, shape, settings

@@ -92,10 +92,9 @@ def select_cell_keypoints(
     y, x = (torch.arange(n, device=scores.device) * stride + (stride - 1) / 2 for n in (rows, columns))
     centres = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=-1)
     positions = (centres + offsets).flatten(1, 2)
-    pixels = torch.floor(positions + 0.5).long()
-    limit = pixels.new_tensor([width - 1, height - 1])
-    within = ((pixels >= 0) & (pixels <= limit)).all(dim=-1)
-    x, y = pixels.clamp(min=0).minimum(limit).unbind(-1)
+    x, y = torch.floor(positions + 0.5).long().unbind(-1)
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     counted = scores.flatten(1)
     counted = counted * (
         within & allowed.flatten(1).gather(1, y * width + x) & (counted > settings.detection_threshold)
@@ -155,11 +154,11 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -
         [B, K, D].
     """
     height, width, dimension = descriptor_map.shape[1:]
-    limit = keypoints.new_tensor([width - 1, height - 1])
-    position = ((keypoints + 0.5) / stride - 0.5).clamp(min=0).minimum(limit)
-    low = position.floor()
-    (left, top), (right, bottom) = low.long().unbind(-1), (low + 1).minimum(limit).long().unbind(-1)
-    wx, wy = (position - low).unbind(-1)
+    x, y = ((keypoints + 0.5) / stride - 0.5).unbind(-1)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    wx, wy = x - x.floor(), y - y.floor()
+    left, top = x.long(), y.long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     weights = torch.stack([(1 - wx) * (1 - wy), wx * (1 - wy), (1 - wx) * wy, wx * wy], dim=-1)
     index = torch.stack(
         [top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=-1
@@ -204,13 +203,16 @@ def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None)
 
 def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> Neighbours:
     """See `Neighbours`."""
-    known = (query.scores > 0)[:, :, None] & (train.scores > 0)[:, None, :]
-    apart = (query.levels[:, :, None] - train.levels[:, None, :]).abs()
-    cosine = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
-    similarity = (cosine - LEVEL_COST * apart).masked_fill(~known, -torch.inf)
-    both, columns = pad(similarity, (0, 1), value=-torch.inf).topk(2, dim=2)
-    (best, second), partner = both.unbind(-1), columns[..., 0]
-    back = similarity.argmax(dim=1).gather(1, partner.clamp(max=similarity.shape[2] - 1))
+    # In place, and levels as bytes: these are K x K values of each image.
+    similarity = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
+    query_levels, train_levels = query.levels.to(torch.int8), train.levels.to(torch.int8)
+    similarity.sub_((query_levels[:, :, None] - train_levels[:, None, :]).abs_(), alpha=LEVEL_COST)
+    similarity.masked_fill_((query.scores == 0)[:, :, None], -torch.inf)
+    similarity.masked_fill_((train.scores == 0)[:, None, :], -torch.inf)
+    values, columns = similarity.topk(min(2, similarity.shape[2]), dim=2)
+    best, second = pad(values, (0, 2 - values.shape[2]), value=-torch.inf).unbind(-1)
+    partner = columns[..., 0]
+    back = similarity.argmax(dim=1).gather(1, partner)
     itself = torch.arange(partner.shape[1], device=partner.device)
     mutual = (back == itself) & torch.isfinite(best)
     return Neighbours(torch.where(mutual, partner, -1), best, second)

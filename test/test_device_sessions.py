@@ -1,17 +1,20 @@
 """The way that stays on a device, run on the CPU, against the way by maps; and on CUDA against the CPU in float32."""
 
+from dataclasses import replace
 from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 from textures import photograph
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from superpoint_ros import device_sessions
 from superpoint_ros.detector import Detector
 from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.frontend import Frontend
 from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.matching import match
 from superpoint_ros.networks import (
     KP2D,
     GoodPoint,
@@ -21,6 +24,7 @@ from superpoint_ros.networks import (
     UnsuperPointConfig,
     load_network,
 )
+from superpoint_ros.rig import Rig, Shot
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 NARROW = {'widths': (4, 4, 8, 8, 8, 8, 8, 8), 'head_width': 8, 'descriptor_dim': 16}
@@ -44,6 +48,26 @@ def both_ways(network, **settings):
     )
     by_sessions.engine.sessions = Sessions(by_sessions.engine.network, network.config.descriptor_dim)
     return by_maps, by_sessions
+
+
+class MeetingsWithTheHost(TorchDispatchMode):
+    """Within it, the operations whose values come from the host, or whose shapes or values go there, by name."""
+
+    NAMES = ('aten::lift_fresh', 'aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select')
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.operations = [], 0
+
+    def __torch_dispatch__(self, operation, _types, arguments=(), options=None):
+        self.operations += 1
+        name = operation.name()
+        by_mask = name == 'aten::index.Tensor' and any(
+            index is not None and index.dtype == torch.bool for index in arguments[1]
+        )
+        if name in self.NAMES or by_mask:
+            self.found.append(name)
+        return operation(*arguments, **(options or {}))
 
 
 def nearest(points, others):
@@ -149,6 +173,72 @@ def test_a_frame_that_was_not_the_one_before_is_compared_anew():
     again = frontend.process(photograph(96, 128), 1)
     assert len(again.matches) == len(again.features)
     np.testing.assert_array_equal(again.matches.query, again.matches.train)
+
+
+@pytest.mark.parametrize(('name', 'levels'), [('superpoint', 1), ('superpoint', 4), ('goodpoint', 2), ('kp2d', 2)])
+def test_no_operation_of_a_session_has_values_from_the_host_or_waits_for_some_there(name, levels):
+    """CUDA refuses to capture either."""
+    _, detector = both_ways(make_network(name), levels=levels)
+    detector.detect(photograph(96, 128))
+    ((session, _),) = detector.engine.sessions._sessions.values()
+    with MeetingsWithTheHost() as meetings, torch.no_grad():
+        session._step()
+    assert not meetings.found
+    assert meetings.operations > 100
+
+
+def test_meetings_with_the_host_are_noticed():
+    numbers = torch.ones(2)
+    with MeetingsWithTheHost() as meetings:
+        numbers.new_tensor([1.0])
+        assert numbers[0] > 0
+        numbers[numbers > 0].sum()
+    assert len(meetings.found) == 3
+
+
+def test_features_of_one_detector_are_never_taken_for_those_of_another():
+    detectors = [both_ways(make_network('superpoint'))[1] for _ in range(2)]
+    detectors[0].detect(photograph(96, 128, seed=5))  # counts on
+    left, right = ([detector.detect(photograph(96, 128, seed)) for seed in range(2)] for detector in detectors)
+    for query, train in ((left[1], right[0]), (right[1], left[0]), (left[0], right[0])):
+        found = match(query, train)
+        expected = match(replace(query, neighbours=None), train)
+        np.testing.assert_array_equal(found.query, expected.query)
+        np.testing.assert_array_equal(found.train, expected.train)
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize('sizes', [[160, 160, 160], [160, 120, 160]])
+def test_each_camera_of_a_rig_is_compared_with_its_own_image_before(sizes):
+    rigs = [Rig(detector, len(sizes)) for detector in both_ways(make_network('superpoint'))]
+    serials = dict.fromkeys(range(len(sizes)), 0)
+    for number, shift in enumerate((0, 3, 7)):
+        pictures = [photograph(130, 200, seed)[:, shift : shift + size] for seed, size in enumerate(sizes)]
+        shots = {camera: Shot(picture, number) for camera, picture in enumerate(pictures)}
+        expected, frames = (rig.process(shots) for rig in rigs)
+        for camera in range(len(sizes)):
+            np.testing.assert_array_equal(frames[camera].matches.query, expected[camera].matches.query)
+            np.testing.assert_array_equal(frames[camera].matches.train, expected[camera].matches.train)
+            assert frames[camera].features.neighbours.among == serials[camera]
+            serials[camera] = frames[camera].features.serial
+    assert all(len(frame.matches) > 50 for frame in frames.values())
+
+
+def test_settings_hold_from_the_next_image_on():
+    _, detector = both_ways(make_network('superpoint'), max_keypoints=100)
+    for count in (100, 20, 1):
+        detector.settings = replace(detector.settings, max_keypoints=count)
+        assert len(detector.detect(photograph(96, 128))) == count
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_the_next_image_does_not_change_features_found(count):
+    _, detector = both_ways(make_network('superpoint'), max_keypoints=count)
+    features = detector.detect(photograph(96, 128))
+    held = [array.copy() for array in (features.keypoints, features.scores, features.descriptors)]
+    detector.detect(photograph(96, 128, seed=1))
+    for array, before in zip((features.keypoints, features.scores, features.descriptors), held, strict=True):
+        np.testing.assert_array_equal(array, before)
 
 
 def test_spread_keypoints_take_the_way_by_maps():
