@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from superpoint_ros.demo.gallery import camera_pose, gallery
 from superpoint_ros.demo.scene import Pinhole, Pose, Scene, Surface
-from superpoint_ros.demo.sequence import CAMERA, Gallery
+from superpoint_ros.demo.sequence import CAMERA, Gallery, remove_recording
+from superpoint_ros.recordings import RecordingError
 
 LEVEL = Pose(np.eye(3), np.zeros(3))
 
@@ -121,6 +122,35 @@ def test_a_frame_is_neither_shifted_nor_early() -> None:
         )
         shift, _ = cv2.phaseCorrelate(sharp, frame, cv2.createHanningWindow((640, 480), cv2.CV_32F))
         np.testing.assert_allclose(shift, 0, atol=0.1)
+
+
+def test_the_camera_never_leaves_the_gallery() -> None:
+    sequence = Gallery()
+    for index in (0, 360, 600, 2000):
+        assert sequence.image(index).mean() > 30
+    for time in (12.4, 25.2):  # about the ends of its way
+        poses = [camera_pose(time + step / 30).position for step in range(7)]
+        assert np.abs(np.diff(poses, axis=0)).max() < 0.05
+
+
+def test_only_what_the_demo_wrote_is_removed(tmp_path: Path) -> None:
+    digest = '0123456789ab'
+    kept = [tmp_path / name / 'holiday.jpg' for name in ('gallery-holiday', f'{digest}-gallery', 'run')]
+    for file in kept:
+        file.parent.mkdir()
+        file.write_text('a picture')
+    (tmp_path / 'gallery-1.jpg').write_text('a picture')
+    for name in (f'gallery-{digest}', f'gallery-{digest}.partial'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f'gallery-{digest}.partial.mcap').touch()
+    path = Gallery(1).bag(tmp_path)
+    assert Gallery(1).bag(tmp_path) == path
+    assert {file.name for file in tmp_path.glob('gallery-*')} == {path.name, 'gallery-holiday', 'gallery-1.jpg'}
+    with pytest.raises(RecordingError, match=r'something else is: .*holiday\.jpg'):
+        remove_recording(tmp_path / 'run')
+    remove_recording(path)
+    assert not path.exists()
+    assert all(file.exists() for file in kept)
 
 
 def test_what_is_behind_the_camera_is_not_drawn() -> None:

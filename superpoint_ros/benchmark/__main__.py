@@ -34,6 +34,8 @@ from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
 PAPER_FRAMES = 10
+FEWEST_FRAMES = 2
+"""The first of a peer's frames has nothing to match, and is not counted."""
 CEILING_BATCH = 64
 """Images at once, on CUDA, for the share of the convolution ceiling that the network reaches."""
 
@@ -67,19 +69,19 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
             levels=options.levels or 1,
             detection_threshold=0.001,  # so that every picture has that many
         )
-        runs[weights] = detector, *measure_frontend(detector, pictures, options.scaling)
+        result, frames = measure_frontend(detector, pictures, options.scaling)
         if isinstance(detector.engine, TorchEngine) and detector.engine.device.type == 'cuda':
-            ceiling = measure_ceiling(load_network(weights), detector.engine.device, CEILING_BATCH)
-            runs[weights][1]['ceiling'] = ceiling
+            result['ceiling'] = measure_ceiling(detector.engine, CEILING_BATCH)
+        runs[weights] = detector.settings, result, frames
+        del detector  # lest the memory of the next one include it
     # Only now, so that what the peers leave in caches and thread pools touches none of the figures above.
     print('timing the peers ...', file=sys.stderr)
     results: dict[str, Any] = {}
-    frames: list[Frame] = []
-    for weights, (detector, result, frames) in runs.items():
+    for weights, (settings, result, frames) in runs.items():
         results[weights] = result
         network = load_network(weights)
         if isinstance(network, SuperPoint):  # of which alone there is plain code
-            plain, few = Plain(network, detector.settings), pictures[WARM_UP_FRAMES:][: options.plain_frames + 1]
+            plain, few = Plain(network, settings), pictures[WARM_UP_FRAMES:][: options.plain_frames + 1]
             result['plain'] = time_peer(plain, few, frames)
     peers = {}
     for name in NORMS:
@@ -99,7 +101,7 @@ def measure_frontend(
     meter.forget_peak()
     times, frames = time_frontend(detector, pictures)
     result = {
-        'description': detector.description,
+        'description': f'{detector.description}, levels: {detector.settings.levels}',
         'peak_memory_mb': round(meter.peak_memory_mb()),
         'frontend': summarise(times)
         | {
@@ -156,8 +158,8 @@ def measure_node(pictures: list[np.ndarray], options: argparse.Namespace) -> dic
     for weights in options.weights:
         print(f'running the node with {weights} ...', file=sys.stderr)
         try:
-            parameters = {'weights': weights, 'device': options.device}
-            parameters |= {'max_keypoints': str(options.keypoints)}
+            parameters = {name: getattr(options, name) for name in ('device', 'engine', 'precision')}
+            parameters |= {'weights': weights, 'max_keypoints': str(options.keypoints)}
             parameters |= {'levels': str(options.levels)} if options.levels else {}
             results[weights] = time_node(pictures, parameters, options.rates, options.seconds)
         except ProcessError as error:
@@ -181,7 +183,10 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--rates', nargs='+', type=float, default=[10, 30, 60, 120], help='of the camera, in Hz')
     parser.add_argument('--seconds', type=float, default=20, help='for each rate')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if options.frames < FEWEST_FRAMES or options.plain_frames < 1:
+        parser.error(f'--frames must be {FEWEST_FRAMES} or more, --plain-frames 1 or more')
+    return options
 
 
 def describe_machine() -> dict[str, Any]:

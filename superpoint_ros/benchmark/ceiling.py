@@ -11,25 +11,24 @@ from torch import nn
 
 from superpoint_ros.benchmark.pictures import SIZE
 from superpoint_ros.engines import TorchEngine
-from superpoint_ros.networks import KeypointNetwork
 
 REPEATS = 10
 _PROBE = (128, 60, 80)
 """Channels, height and width of the convolution that is taken for the ceiling: 3 x 3, as the network's are."""
 
 
-def measure_ceiling(network: KeypointNetwork, device: torch.device, batch: int) -> dict[str, Any]:
-    """The network alone, channels last, as `TorchEngine` runs it, on a batch that is on the device already.
+def measure_ceiling(engine: TorchEngine, batch: int) -> dict[str, Any]:
+    """The engine's network alone, on a batch that is on the device already.
 
     Returns:
         'batch', 'gflop_an_image' (multiply and add are two), 'images_per_second', 'tflops' reached, 'ceiling_tflops'
         of the probe on as many images, 'share' of it, and 'eager_ms', one image through the network alone.
     """
-    engine = TorchEngine(network, device)
+    device = engine.device
     width, height = SIZE
     one = torch.zeros(1, 1, height, width, dtype=torch.uint8, device=device)
     many = one.expand(batch, -1, -1, -1).contiguous()
-    operations = count_operations(network)
+    operations = count_operations(engine.network.network)
     channels, rows, columns = _PROBE
     dtype = next(engine.network.parameters()).dtype
     probe = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device, dtype)
@@ -61,7 +60,7 @@ def count_operations(network: nn.Module) -> float:
     hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     width, height = SIZE
     with torch.inference_mode():
-        network(torch.zeros(1, 1, height, width))
+        network(next(network.parameters()).new_zeros(1, 1, height, width))
     for hook in hooks:
         hook.remove()
     return sum(counts)

@@ -52,8 +52,8 @@ def time_node(
         seconds: that are counted, of each rate.
 
     Returns:
-        'rates', see `_figures`, and 'memory_growth_mb' of the node from the end of the first rate's settling to the
-        end of the last.
+        'parameters' of the node, 'rates', see `figures_of`, and 'memory_growth_mb' of the node from the end of the
+        first rate's settling to the end of the last.
 
     Raises:
         ProcessError: the front-end or the camera ended, or the front-end did not listen in time.
@@ -68,12 +68,16 @@ def time_node(
             _wait_until_listening(receiver, frontend)
             meter = Meter(frontend.pid)
             runs = [_run(receiver, frontend, meter, camera, rate, seconds) for rate in rates]
-    figures = [_figures(run) for run in runs]
-    return {'rates': figures, 'memory_growth_mb': round(runs[-1].memory[-1] - runs[0].memory[0], 2)}
+    figures = [figures_of(run) for run in runs]
+    return {
+        'parameters': dict(parameters),
+        'rates': figures,
+        'memory_growth_mb': round(runs[-1].memory[-1] - runs[0].memory[0], 2),
+    }
 
 
 @dataclass
-class _Measured:
+class Measured:
     """What happened at one rate: nanoseconds of the system's clock by stamp, CPU seconds and memory at both ends."""
 
     rate: float
@@ -84,7 +88,7 @@ class _Measured:
     clock: list[float] = field(default_factory=list)
 
 
-def _figures(run: _Measured) -> dict[str, Any]:
+def figures_of(run: Measured) -> dict[str, Any]:
     """'rate' asked for, 'camera_hz' reached, 'images', 'dropped', 'latency_ms' from the stamp to the features'
     arrival here, 'cpu_cores' that the node keeps busy on average, 'memory_mb' at the end."""
     span = max(run.sent) - min(run.sent)
@@ -102,9 +106,9 @@ def _figures(run: _Measured) -> dict[str, Any]:
 
 def _run(
     receiver: _Receiver, frontend: Process, meter: Meter, camera: list[str], rate: float, seconds: float
-) -> _Measured:
+) -> Measured:
     """Measure one rate; images that are on their way at the end are waited for, and no others are counted."""
-    run = _Measured(rate)
+    run = Measured(rate)
     arguments = [*camera, *_parameters(fps=str(float(rate)))[1:]]
     with Process('superpoint_ros.nodes.replay', arguments, Path(frontend.log).with_name('camera.log')) as replay:
         receiver.spin_until_first_image(replay)
@@ -125,7 +129,7 @@ def _run(
     return run
 
 
-def _note(run: _Measured, meter: Meter) -> None:
+def _note(run: Measured, meter: Meter) -> None:
     run.memory.append(meter.memory_mb())
     run.cpu.append(meter.cpu_seconds())
     run.clock.append(time.monotonic())

@@ -14,7 +14,8 @@ def format_report(report: dict[str, Any]) -> str:
     lines = [_machine(report), f'messages {report["machine"]["messages"]}']
     for result in report['weights'].values():
         lines += ['', *_format_weights(result)]
-    lines += ['', f'{"peers, ms":32}{"p50":>9}{"p95":>9}{"p99":>9}   keypoints']
+    lines += ['', 'peers and plain code look at one size of an image, on the CPU']
+    lines += [f'{"peers, ms":32}{"p50":>9}{"p95":>9}{"p99":>9}   keypoints']
     for name, peer in report['peers'].items():
         lines.append(_row(f'{name}, brute-force matching', peer['end_to_end'], 32) + f'{peer["keypoints_mean"]:12.0f}')
     return '\n'.join(lines)
@@ -45,6 +46,8 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
     totals = [times['end_to_end'] for times in (frontend, plain) if times]
     lines.append(_row('end to end', totals[0]) + ''.join(_row('', total, 3) for total in totals[1:]))
     lines += [_row(f'+ {stage}', frontend['stages'].get(stage)) for stage in EXTRA_STAGES]
+    lines.append(_row('in all', frontend['in_all']))
+    lines.append(f'from end to end, without {" and ".join(EXTRA_STAGES)}, as the peers are timed:')
     lines.append(f'{frontend["beside_network"]:.1%} of the time is not the network')
     lines += [f'{ratio:.2f} times as fast as {name}' for name, ratio in result['times_as_fast_as'].items()]
     for row in result.get('sizes', ()):
@@ -73,7 +76,12 @@ def format_node_report(report: dict[str, Any]) -> str:
     """A row for each camera rate."""
     lines = [_machine(report)]
     for weights, result in report['node'].items():
-        lines += ['', weights, 'camera Hz   images  dropped   p50 ms   p95 ms   p99 ms  cores busy   memory MB']
+        set_to = ', '.join(f'{name} {value}' for name, value in result['parameters'].items())
+        lines += [
+            '',
+            f'{weights} ({set_to})',
+            'camera Hz   images  dropped   p50 ms   p95 ms   p99 ms  cores busy   memory MB',
+        ]
         for run in result['rates']:
             latency = run['latency_ms'] or dict.fromkeys(('p50', 'p95', 'p99'), float('nan'))
             lines.append(

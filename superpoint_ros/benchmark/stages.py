@@ -23,8 +23,8 @@ WARM_UP_FRAMES = 5
 FRAME_NS = 33_333_333
 NETWORK = ('network', 'score map')
 STAGES = ('decode', *NETWORK, 'keypoints', 'descriptors', 'features', 'matching', 'message')
-"""From the picture to the message. 'keypoints' is NMS and top-k. The front-end has no 'score map': its engines compute
-that in 'network'; OpenCV finds and describes at once, its 'features'."""
+"""From the picture to its matches and the message. 'keypoints' is NMS and top-k. The front-end has no 'score map': its
+engines compute that in 'network'; OpenCV finds and describes at once, its 'features'."""
 EXTRA_STAGES = ('verification', 'tracks')
 """Of the front-end, which its peers lack."""
 PERCENTS = (50, 95, 99)
@@ -84,13 +84,22 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(times: Times) -> dict[str, Any]:
-    """Percentiles of every stage there is and of the sum of STAGES, in ms, and the share that is not the network."""
+    """Percentiles in ms of every stage there is and of sums, and the share of the first that is not the network.
+
+    'end_to_end' is the sum of STAGES, which peers have, too; 'in_all' is with EXTRA_STAGES.
+    """
     stages = {
         stage: percentiles([frame[stage] for frame in times]) for stage in STAGES + EXTRA_STAGES if stage in times[0]
     }
     sums = [sum(_times_of(frame, STAGES)) for frame in times]
+    in_all = [sum(_times_of(frame, STAGES + EXTRA_STAGES)) for frame in times]
     beside = [1 - sum(_times_of(frame, NETWORK)) / total for frame, total in zip(times, sums, strict=True)]
-    return {'stages': stages, 'end_to_end': percentiles(sums), 'beside_network': round(float(np.median(beside)), 4)}
+    return {
+        'stages': stages,
+        'end_to_end': percentiles(sums),
+        'in_all': percentiles(in_all),
+        'beside_network': round(float(np.median(beside)), 4),
+    }
 
 
 def _times_of(frame: dict[str, float], stages: Sequence[str]) -> Iterator[float]:

@@ -11,6 +11,8 @@ from superpoint_ros.demo.scene import Pose, Scene, Surface
 
 PHOTOGRAPHS = Path(__file__).parent / 'photographs'
 TEXELS_PER_METRE = 300
+WALK_SECONDS = -0.5, 12.0
+"""When the camera is at the ends of its way."""
 HALF_WIDTH, FLOOR, CEILING, BACK, FRONT = 2.6, 1.4, -1.4, 5.5, -2.5
 
 Texture = NDArray[np.uint8]
@@ -125,7 +127,12 @@ def _tiled(
 
 
 def camera_pose(time: float) -> Pose:
-    """The camera at a time in seconds: it walks in, looks left, then right, and shakes as a hand does."""
+    """The camera at a time in seconds: it walks in, looks left, then right, and shakes as a hand does.
+
+    It goes back as it came when it is before the wall at the end, and so on.
+    """
+    begin, end = WALK_SECONDS
+    time = end - abs((time - begin) % (2 * (end - begin)) - (end - begin))
     sway = np.sin(2 * np.pi * time * np.array([0.9, 1.7, 0.6]) + np.array([0.3, 1.1, 2.0]))
     position = np.array([-0.5 + 0.25 * time, -0.05, -1.4 + 0.55 * time]) + sway * np.array([0.03, 0.02, 0.02])
     shake = np.sin(2 * np.pi * time * np.array([1.3, 1.9, 0.8]) + np.array([0.0, 0.7, 1.9]))

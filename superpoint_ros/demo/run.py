@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from superpoint_ros.demo.pictures import Image, draw_motion, draw_pair, join, write_video
 from superpoint_ros.demo.processes import Process
 from superpoint_ros.demo.recorder import Recorder
+from superpoint_ros.demo.sequence import remove_recording
 from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
 from superpoint_ros.images import ImageError, to_array
 from superpoint_ros.nodes.middleware import fast_dds_environment
@@ -72,15 +72,17 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
         The figures, see `summarise`.
 
     Raises:
-        RecordingError: the source can't be played.
+        RecordingError: the source can't be played, or something else is where the bag goes.
         ProcessError, DemoError: the front-end or the replay did not work.
     """
     source.open()
     output.mkdir(parents=True, exist_ok=True)
     bag = output / 'run'
-    shutil.rmtree(bag, ignore_errors=True)
-    for earlier in (*output.glob('matches.*'), *output.glob('summary.json')):
-        earlier.unlink()
+    if bag.absolute() in (source.path.absolute(), *source.path.absolute().parents):
+        raise DemoError(f'{source.path} is where the demo records to: give another --output.')
+    remove_recording(bag)
+    for name in ('matches.png', 'matches.mp4', 'matches.avi', 'summary.json'):
+        (output / name).unlink(missing_ok=True)
     # For this process, in which the recorder is, and for those that it starts: DDS on this machine only.
     os.environ.update(ROS_DOMAIN_ID=str(settings.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
     os.environ.update(fast_dds_environment())

@@ -16,6 +16,7 @@ from rosbags.typesys.store import Typestore
 
 from superpoint_ros.demo.gallery import camera_pose, gallery
 from superpoint_ros.demo.scene import Pinhole
+from superpoint_ros.recordings import RecordingError
 
 CAMERA = Pinhole(width=640, height=480, focal=460.0)
 RATE = 30.0
@@ -28,6 +29,10 @@ SUB_FRAMES = ((-0.375, -0.25, -0.25), (-0.125, 0.25, 0.25), (0.125, -0.25, 0.25)
 
 They blur motion and smooth edges at once, and their mean is the stamped instant and the pixel's centre.
 """
+
+_HEX = '[0-9a-f]'
+DIGEST = 12 * _HEX
+"""Pattern of what tells recordings of other pictures apart, in their folders' names."""
 
 Image = NDArray[np.uint8]
 
@@ -73,10 +78,10 @@ class Gallery:
         for file in sorted(Path(__file__).parent.rglob('*.*')):
             if file.suffix in ('.py', '.jpg'):
                 digest.update(file.read_bytes())
-        path = folder / f'gallery-{digest.hexdigest()[:12]}'
+        path = folder / f'gallery-{digest.hexdigest()[: len(DIGEST) // len(_HEX)]}'
         if not path.exists():
-            for stale in folder.glob('gallery-*'):
-                shutil.rmtree(stale)
+            for stale in (*folder.glob(f'gallery-{DIGEST}'), *folder.glob(f'gallery-{DIGEST}.partial')):
+                remove_recording(stale)
             print(f'Rendering {self.frames} images into {path} ...', flush=True)
             partial = folder / f'{path.name}.partial'
             self._write(partial)
@@ -96,6 +101,22 @@ class Gallery:
                 info, picture = _camera_info(types, header), _picture(types, header, image)
                 writer.write(infos, stamp, types.serialize_cdr(info, _CAMERA_INFO))
                 writer.write(images, stamp, types.serialize_cdr(picture, _IMAGE))
+
+
+def remove_recording(path: Path) -> None:
+    """Remove an earlier recording of the demo's, if there is one.
+
+    Raises:
+        RecordingError: what is there is something else.
+    """
+    if not path.exists():
+        return
+    files = sorted(path.iterdir()) if path.is_dir() and not path.is_symlink() else [path]
+    own = 'metadata.yaml', f'{path.name}.mcap', f'{path.name}.partial.mcap'
+    strange = [file for file in files if file == path or file.name not in own]
+    if strange:
+        raise RecordingError(f'The demo would write to {path}, where something else is: {strange[0]}.')
+    shutil.rmtree(path)
 
 
 _TIME, _HEADER = 'builtin_interfaces/msg/Time', 'std_msgs/msg/Header'
@@ -134,7 +155,7 @@ def _camera_info(types: Typestore, header: Any) -> Any:
 
 def _gain(time: float) -> float:
     """Exposure over time: slow drift, and a lamp that goes out within a fifth of a second at 3 s."""
-    lamp = 1 / (1 + np.exp((time - 3.0) / 0.05))
+    lamp = 1 / (1 + np.exp(min((time - 3.0) / 0.05, 50.0)))
     return float((1.0 + 0.15 * np.sin(2 * np.pi * time / 2.3)) * (0.75 + 0.35 * lamp))
 
 

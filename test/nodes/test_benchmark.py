@@ -15,8 +15,10 @@ from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import decode, load_pictures
 from superpoint_ros.benchmark.plain import Plain, mutual_matches
 from superpoint_ros.benchmark.report import format_node_report, format_report
-from superpoint_ros.benchmark.stages import STAGES, Header
+from superpoint_ros.benchmark.scaling import time_batches
+from superpoint_ros.benchmark.stages import EXTRA_STAGES, STAGES, Header, percentiles, summarise
 from superpoint_ros.detector import Detector, Features
+from superpoint_ros.engines import TorchEngine
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match
 from superpoint_ros.networks import GoodPoint, GoodPointConfig, load_network, save_network
@@ -93,7 +95,7 @@ def test_operations_are_those_of_the_convolutions_one_by_one():
 
 def test_a_share_of_the_ceiling_is_the_rate_reached_over_the_probes(monkeypatch):
     monkeypatch.setattr(ceiling, 'REPEATS', 1)
-    result = measure_ceiling(load_network('superpoint_small'), torch.device('cpu'), 2)
+    result = measure_ceiling(TorchEngine(load_network('superpoint_small'), torch.device('cpu')), 2)
     assert result['share'] == pytest.approx(result['tflops'] / result['ceiling_tflops'], rel=0.05)
     assert result['tflops'] * 1e3 == pytest.approx(result['gflop_an_image'] * result['images_per_second'], rel=0.05)
 
@@ -110,6 +112,61 @@ def test_the_meter_sees_what_a_process_takes():
     assert meter.peak_memory_mb() - meter.memory_mb() < 5
     while meter.cpu_seconds() - before[0] < 0.05:
         sum(range(10000))
+
+
+def test_sums_are_of_the_stages_that_they_name():
+    names = [stage for stage in (*STAGES, *EXTRA_STAGES) if stage != 'score map']
+    frame = {stage: 2.0**number for number, stage in enumerate(names)} | {'frontend': 1e6}
+    slow = {stage: 3 * ms for stage, ms in frame.items()}
+    summary = summarise([frame, slow, frame])
+    shared = sum(frame[stage] for stage in names if stage in STAGES)
+    assert summary['end_to_end'] == pytest.approx({'p50': shared, 'p95': 2.8 * shared, 'p99': 2.96 * shared})
+    assert summary['in_all']['p50'] == shared + frame['verification'] + frame['tracks']
+    assert summary['beside_network'] == pytest.approx(1 - frame['network'] / shared, abs=1e-4)
+    assert {name: times['p50'] for name, times in summary['stages'].items()} == {name: frame[name] for name in names}
+
+
+def test_percentiles_lie_between_the_values():
+    assert percentiles(list(range(101))) == {'p50': 50, 'p95': 95, 'p99': 99}
+
+
+def test_the_time_of_a_batch_is_shared_by_its_images(monkeypatch):
+    clock = itertools.count()
+
+    class Detects:
+        def detect_batch(self, images):
+            next(clock)
+
+    # Two looks at the clock, and what is done between them: each batch takes two seconds.
+    monkeypatch.setattr(scaling, 'perf_counter', lambda: float(next(clock)))
+    rows = time_batches(Detects(), load_pictures(10)[0])
+    assert {row['images']: row['ms_an_image']['p50'] for row in rows} == {size: 2000 / size for size in scaling.BATCHES}
+
+
+def test_no_more_than_two_frames_are_too_few(capsys):
+    for words in (['--frames', '1'], ['--plain-frames', '0']):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert 'must be 2 or more' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(Header is None, reason='needs ROS 2')
+def test_the_nodes_figures_are_of_what_was_sent_and_received():
+    from superpoint_ros.benchmark.node import Measured, figures_of
+
+    begin, period = 10**18, 50_000_000
+    sent = {begin + number * period: 0 for number in range(101)}
+    # One in a hundred takes 60 ms, the others 20; one never came, and one was not asked for.
+    received = {stamp: stamp + (60_000_000 if number == 50 else 20_000_000) for number, stamp in enumerate(sent)}
+    del received[begin + 7 * period]
+    received[begin - period] = begin
+    run = Measured(20.0, sent, received, memory=[300.0, 312.5], cpu=[5.0, 12.5], clock=[100.0, 105.0])
+    figures = figures_of(run)
+    assert figures['latency_ms'] == pytest.approx({'p50': 20, 'p95': 20, 'p99': 20.4}, abs=0.01)
+    del figures['latency_ms']
+    assert figures == {
+        'rate': 20.0, 'camera_hz': 20.0, 'images': 101, 'dropped': 1, 'cpu_cores': 1.5, 'memory_mb': 312.5,
+    }  # fmt: skip
 
 
 def test_the_report_holds_every_stage_of_the_front_end_and_its_peers(photographs, monkeypatch, capsys):
@@ -148,8 +205,14 @@ def test_the_node_answers_a_camera_in_another_process(photographs, monkeypatch, 
     from superpoint_ros.benchmark import node
 
     monkeypatch.setattr(node, 'SETTLE_SECONDS', 1.0)
-    main(['--node', '--weights', 'superpoint_small', '--frames', '20', '--rates', '5', '8', '--seconds', '3', '--json'])
+    how = ['--engine', 'torch', '--precision', 'float32', '--keypoints', '300', '--levels', '1']
+    what = ['--node', '--weights', 'superpoint_small', '--frames', '20', '--rates', '5', '8', '--seconds', '3']
+    main([*what, *how, '--json'])
     report = json.loads(capsys.readouterr().out)
+    assert report['node']['superpoint_small']['parameters'] == {
+        'device': 'auto', 'engine': 'torch', 'precision': 'float32', 'weights': 'superpoint_small',
+        'max_keypoints': '300', 'levels': '1',
+    }  # fmt: skip
     for run, rate in zip(report['node']['superpoint_small']['rates'], (5, 8), strict=True):
         assert run['rate'] == rate
         assert 2 * rate <= run['images'] <= 4 * rate

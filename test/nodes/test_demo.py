@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
@@ -77,6 +78,19 @@ def test_video_shows_every_pair_and_the_still_one_of_them(output: Path) -> None:
     assert frames == 19
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (640, 480)
     assert cv2.imread(str(output / 'matches.png')).shape == (480, 1280, 3)
+
+
+def test_what_is_played_is_never_overwritten(tmp_path: Path) -> None:
+    pictures = tmp_path / 'run'
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / '1.png'), np.zeros((48, 64), np.uint8))
+    for given, words in ((pictures, 'give another --output'), (tmp_path / 'other', 'something else is')):
+        given.mkdir(exist_ok=True)
+        cv2.imwrite(str(given / '1.png'), np.zeros((48, 64), np.uint8))
+        result = demo(str(given), '--output', str(tmp_path))
+        assert result.returncode == 1
+        assert words in result.stderr
+    assert list(pictures.iterdir()) == [pictures / '1.png']
 
 
 def test_a_folder_of_the_users_pictures_has_no_ground_truth(output: Path, tmp_path: Path) -> None:
