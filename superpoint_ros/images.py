@@ -169,6 +169,16 @@ def decode_grey(encoded: np.ndarray) -> np.ndarray | None:
 def _cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end, which OpenCV would fill in grey without a word."""
     if data.startswith(b'\xff\xd8'):
-        # Scan data can't hold an end marker, so the one after the last scan's start is the picture's own.
-        return data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
+        return not _has_jpeg_end(data)
     return data.startswith(b'\x89PNG') and b'IEND' not in data[-64:]
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether an end marker follows the first scan, whose data can hold none; thumbnails lie in segments before it."""
+    start = 2
+    while 0 <= (start := data.find(b'\xff', start)) <= len(data) - 4:
+        kind = data[start + 1]
+        if kind == 0xDA:
+            return data.find(b'\xff\xd9', start) > 0
+        start += 1 if kind == 0xFF else 2 + int.from_bytes(data[start + 2 : start + 4], 'big')
+    return False

@@ -223,6 +223,22 @@ def test_padding_after_a_jpeg_is_fine():
     assert to_array(compressed_message(encode('.jpg', GREY) + bytes(100))).shape == GREY.shape
 
 
+@given(data=st.binary(max_size=200))
+def test_whatever_follows_a_jpeg_is_fine(data):
+    """Phones put films there, with markers like a picture's."""
+    trailer = data + b'\xff\xda' + data
+    assert to_array(compressed_message(encode('.jpg', GREY) + trailer)).shape == GREY.shape
+
+
+def test_a_thumbnail_within_a_jpeg_does_not_end_it():
+    data = encode('.jpg', GREY)
+    thumbnail = b'Exif\0\0' + encode('.jpg', GREY[:8, :8])
+    segment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
+    assert to_array(compressed_message(data[:2] + segment + data[2:])).shape == GREY.shape
+    with pytest.raises(ImageError, match='ends early'):
+        to_array(compressed_message(data[:2] + segment + data[2:-40]))
+
+
 def test_compressed_depth_is_refused_by_name():
     with pytest.raises(ImageError, match='compressedDepth'):
         to_array(compressed_message(bytes(12) + encode('.png', GREY), '16UC1; compressedDepth'))

@@ -18,7 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from superpoint_ros.images import to_array
-from superpoint_ros.recordings import CutShortError, RecordingError, calibration_topic, compression, open_source
+from superpoint_ros.recordings import (
+    CutShortError,
+    RecordingError,
+    calibration_topic,
+    compression,
+    open_source,
+    salvage,
+)
 
 COUNT = 40
 TOPIC = '/camera/image_raw'
@@ -191,7 +198,8 @@ def test_compressed_bags_without_metadata(bags, tmp_path, kind):
     assert problem == ''
 
 
-def test_rows_that_a_killed_recorder_left_in_the_log_of_sqlite_are_read(bags, tmp_path):
+def with_log(bags, tmp_path):
+    """A bag as a killed recorder leaves it, half of its rows in SQLite's log."""
     live = copy(bags['sqlite3', ''], tmp_path)
     file = storage_file(live)
     killed = tmp_path / 'killed'
@@ -205,10 +213,26 @@ def test_rows_that_a_killed_recorder_left_in_the_log_of_sqlite_are_read(bags, tm
         database.execute('PRAGMA wal_checkpoint(TRUNCATE)')
         database.executemany('INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)', rows)
         database.commit()
-        for part in live.glob('*.db3*'):
+        for part in (file, Path(f'{file}-wal')):
             shutil.copy(part, killed)
     database.close()
+    return killed
+
+
+def test_rows_that_a_killed_recorder_left_in_the_log_of_sqlite_are_read(bags, tmp_path):
+    assert indices(read(with_log(bags, tmp_path))[0]) == list(range(COUNT))
+
+
+def test_a_log_of_sqlite_is_read_where_nothing_can_be_written(bags, tmp_path, monkeypatch):
+    killed = with_log(bags, tmp_path)
+    monkeypatch.setattr(salvage.os, 'access', lambda path, mode: False)
     assert indices(read(killed)[0]) == list(range(COUNT))
+    assert {file.name.rpartition('.')[2] for file in killed.iterdir()} == {'db3', 'db3-wal'}
+
+
+def test_a_bag_of_ros_2_may_be_called_as_one_of_ros_1(bags, tmp_path):
+    shutil.copytree(bags['mcap', ''], tmp_path / 'drive.bag')
+    assert indices(read(tmp_path / 'drive.bag')[0]) == list(range(COUNT))
 
 
 def test_a_recorder_of_ros_1_that_did_not_finish(bags, tmp_path):
@@ -255,6 +279,52 @@ def test_a_video_without_its_end_gives_its_start(tmp_path):
     assert str(path) in problem
     for (_, picture), original in zip(found, PICTURES, strict=False):
         assert np.abs(picture.astype(int) - original).mean() < 14
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
+def test_frames_of_a_video_come_at_the_times_that_it_says(tmp_path, suffix):
+    """As of a phone, which takes every second frame in the dark: 30 a second, then 15."""
+    path = tmp_path / f'phone{suffix}'
+    motion_jpeg, raw = cv2.VideoWriter_fourcc(*'MJPG'), [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, motion_jpeg, 30.0, (320, 240), raw)
+    if not writer.isOpened():
+        pytest.skip('this OpenCV writes no videos by FFmpeg')
+    ticks = [*range(20), *range(20, 60, 2)]
+    for tick, picture in zip(ticks, PICTURES, strict=True):
+        writer.set(cv2.VIDEOWRITER_PROP_PTS, tick)
+        writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, 1)
+        writer.write(cv2.imencode('.jpg', picture)[1])
+    writer.release()
+    found, problem = read(path)
+    times = np.array([time_ns for time_ns, _ in found]) / 1e9 - 1
+    np.testing.assert_allclose(times, np.array(ticks) / 30, atol=2e-3)
+    assert problem == ''
+
+
+def test_frames_of_a_stream_without_a_container_are_counted(tmp_path):
+    path = tmp_path / 'drive.mjpeg'
+    path.write_bytes(b''.join(cv2.imencode('.jpg', picture)[1].tobytes() for picture in PICTURES))
+    (topic,) = open_source(path).topics()
+    assert topic.count == len(read(path)[0]) == COUNT
+    assert topic.rate_hz > 0
+
+
+def test_pictures_in_folders_beside_a_list_as_tum_has_them(tmp_path):
+    (tmp_path / 'rgb').mkdir()
+    (tmp_path / 'depth').mkdir()
+    times = [f'{1305031102 + index * 0.03:.6f}' for index in range(5)]
+    for time, picture in zip(times, PICTURES, strict=False):
+        cv2.imwrite(str(tmp_path / 'rgb' / f'{time}.png'), picture)
+        cv2.imwrite(str(tmp_path / 'depth' / f'{time}.png'), picture)
+    (tmp_path / 'rgb' / f'._{times[0]}.png').write_bytes(b'macOS keeps something here')
+    (tmp_path / 'rgb' / '2.png').symlink_to(tmp_path / 'nowhere.png')
+    whole = [round(float(time) * 1e6) for time in times]
+    (tmp_path / 'rgb.txt').write_text('# color images\n' + '\n'.join(f'{time} rgb/{time}.png' for time in times[1:]))
+    for folder, expected in ((tmp_path, whole[1:]), (tmp_path / 'rgb', whole)):
+        found, problem = read(folder)
+        assert [time_ns // 1000 for time_ns, _ in found] == expected
+        assert problem == ''
+        assert open_source(folder).has_clock
 
 
 @pytest.mark.parametrize('share', [0.1, 0.55, 0.9])

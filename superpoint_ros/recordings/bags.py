@@ -42,7 +42,7 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        is_ros1 = path.suffix in ('.bag', '.active')
+        is_ros1 = path.suffix in ('.bag', '.active') and not path.is_dir()
         self._typestore = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_HUMBLE)
         self._deserialize = self._typestore.deserialize_ros1 if is_ros1 else self._typestore.deserialize_cdr
         with ExitStack() as stack:

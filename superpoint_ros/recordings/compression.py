@@ -21,7 +21,7 @@ def _module(*names: str) -> Any:
 _lz4 = _module('lz4.frame')
 _zstd = _module('compression.zstd', 'backports.zstd', 'zstandard')
 _FILE_PIECE = 1 << 20
-_PIECE = 1 << 16
+_PIECE = 1 << 12
 _ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 
 

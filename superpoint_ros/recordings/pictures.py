@@ -39,8 +39,9 @@ _SINCE_1970_NS = 10**17
 class Pictures:
     """A folder of pictures, or a folder with them in `frames.tar`.
 
-    Times come from `timestamps.txt` (or TUM's `rgb.txt`), else from file names that are nanoseconds (as
-    EuRoC's), else from the given rate, with 1 s for the first.
+    Times come from `timestamps.txt` (or TUM's `rgb.txt`), which may name pictures in folders beside it, else from file
+    names that are nanoseconds (as EuRoC's) or seconds since 1970 (as TUM's), else from the given rate, with 1 s for the
+    first.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -84,8 +85,12 @@ class Pictures:
 
     def _in_folder(self) -> dict[str, tuple[Path, int, int]]:
         """File, offset and size of each picture."""
-        files = [file for file in self.path.iterdir() if file.suffix.lower() in _FORMATS]
-        return {file.name: (file, 0, file.stat().st_size) for file in files}
+        files = [*self.path.iterdir(), *(self.path.glob('*/*') if _list_in(self.path) else ())]
+        return {
+            file.relative_to(self.path).as_posix(): (file, 0, file.stat().st_size)
+            for file in files
+            if file.suffix.lower() in _FORMATS and file.is_file() and not file.name.startswith('._')  # macOS's
+        }
 
     def _in_archive(self, archive: Path) -> dict[str, tuple[Path, int, int]]:
         places = {}
@@ -110,15 +115,19 @@ def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
     stems = [Path(name).stem for name in names]
     if all(stem.isdigit() and len(stem) >= 16 for stem in stems):  # nanoseconds since 1970
         return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
+    if all(re.fullmatch(r'\d{9,10}\.\d+', stem) for stem in stems):
+        return {name: nanoseconds(stem) for name, stem in zip(names, stems, strict=True)}
     return {name: FIRST_STAMP_NS + round(index * 1e9 / fps) for index, name in enumerate(names)}
 
 
 def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
     """Times of a list's files, which may be a part of the folder's; empty without a list."""
-    for path in (folder / 'timestamps.txt', folder / 'rgb.txt'):
-        if path.exists():
-            return listed_times(path, set(names).__contains__)
-    return {}
+    path = _list_in(folder)
+    return listed_times(path, set(names).__contains__) if path else {}
+
+
+def _list_in(folder: Path) -> Path | None:
+    return next((path for path in (folder / 'timestamps.txt', folder / 'rgb.txt') if path.exists()), None)
 
 
 def listed_times(path: Path, is_picture: Callable[[str], bool]) -> dict[str, int]:

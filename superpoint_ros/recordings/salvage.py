@@ -1,16 +1,20 @@
 """What is left of storage files that were cut off or damaged, message after message, without their indexes.
 
 A recorder that was killed, a full disk or a bad copy leaves files that have no end, or a hole. These readers go
-through such a file from its start and give every message that is whole, in the order they lie in the file. Nothing
-is copied, and no more than a chunk of the file (about 1 MB) is in memory.
+through such a file from its start and give every message that is whole, in the order they lie in the file. No more
+than a chunk of the file (about 1 MB) is in memory, and nothing is copied but SQLite's log and what belongs to it, out
+of a folder that can't be written to.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import struct
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -112,10 +116,7 @@ def _mcap_string(content: bytes, start: int) -> str:
 
 def _salvage_sqlite(path: Path) -> Iterator[RawMessage]:
     """SQLite: rows in the order they were written, passing over pages that are missing or spoilt."""
-    # A recorder that was killed leaves its last rows in a log beside the file, which `immutable` would pass over.
-    has_log = Path(f'{path}-wal').exists()
-    uri = f'{path.absolute().as_uri()}?mode=ro' + ('' if has_log else '&immutable=1')
-    with closing(sqlite3.connect(uri, uri=True)) as database:
+    with _open_sqlite(path) as database:
         try:
             # Otherwise a file shorter than its header says is not opened at all.
             database.execute('PRAGMA writable_schema = ON')
@@ -135,6 +136,28 @@ def _salvage_sqlite(path: Path) -> Iterator[RawMessage]:
                 return
             except (sqlite3.Error, OverflowError):
                 step *= 2
+
+
+@contextmanager
+def _open_sqlite(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that leaves the file as it is."""
+    uri = f'{path.absolute().as_uri()}?mode=ro'
+    log = Path(f'{path}-wal')
+    if not log.exists():
+        with closing(sqlite3.connect(f'{uri}&immutable=1', uri=True)) as database:
+            yield database
+        return
+    # A recorder that was killed leaves its last rows in a log beside the file, which `immutable` would pass over, and
+    # which is read by an index that SQLite writes beside both.
+    if os.access(path.parent, os.W_OK):
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            yield database
+        return
+    with tempfile.TemporaryDirectory(prefix='superpoint_ros_') as folder:
+        for file in (path, log):
+            shutil.copy(file, folder)
+        with closing(sqlite3.connect(Path(folder) / path.name)) as database:
+            yield database
 
 
 def _salvage_bag1(path: Path) -> Iterator[RawMessage]:
