@@ -30,6 +30,13 @@ def test_shipped_configurations_load(path):
         ('loop: 3', 'expected a mapping'),
         ('network: {widths: [1, 2]}', 'eight'),
         ('shapes: {photometric: {contrast: 1}}', 'expected a list'),
+        ('shapes: {photometric: {contrast: []}}', 'expected 2 values'),
+        ('shapes: {photometric: {contrast: [1.5, 0.5]}}', 'a smallest and a largest value'),
+        ('shapes: {photometric: {jpeg: 0}}', 'jpeg from 1 to 100'),
+        ('shapes: {photometric: {noise: -1}}', 'must not be negative'),
+        ('loop: {warm_up: -5}', 'must not be negative'),
+        ('loop: {learning_rate: 0}', 'must be above 0'),
+        ('loop: {learning_rate: fast}', 'expected float'),
         ('loop: [', 'cannot read'),
     ],
 )
@@ -38,6 +45,32 @@ def test_wrong_configurations_are_refused_with_the_reason(tmp_path, text, messag
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(MagicPointTraining, path)
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('pairs.size=100', 'multiple of 8'),
+        ('pairs.points=0', 'points must be at least 1'),
+        ('pairs.random_share=2', 'from 0 to 1'),
+        ('pairs.first.scale=[0.7]', 'expected 2 values'),
+        ('pairs.first.scale=[1.4, 0.7]', 'smallest and a largest zoom'),
+        ('pairs.second.rotation=-1', 'must not be negative'),
+        ('temperature=0', 'must be above 0'),
+    ],
+)
+def test_pairs_that_can_not_be_cut_are_refused_before_any_work(tmp_path, override, message):
+    path = tmp_path / 'c.yaml'
+    path.write_text('')
+    with pytest.raises(ConfigError, match=message):
+        load_config(SuperPointTraining, path, [override])
+
+
+def test_numbers_are_read_in_every_way_that_python_reads_them(tmp_path):
+    path = tmp_path / 'c.yaml'
+    path.write_text('loop: {learning_rate: 1e-3, warm_up: 3}')
+    loop = load_config(SuperPointTraining, path, ['loop.weight_decay=1e-5']).loop
+    assert (loop.learning_rate, loop.weight_decay, loop.warm_up) == (0.001, 0.00001, 3)
 
 
 def test_overrides_reach_nested_keys(tmp_path):

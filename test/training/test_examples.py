@@ -138,6 +138,22 @@ def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
     assert repr(labelled(Frames(pictures), 0)) == repr(sources[2])
 
 
+def test_a_picture_that_can_not_be_read_leaves_its_place_to_others(pictures):
+    (pictures / '2.png').write_bytes((pictures / '2.png').read_bytes()[:50])
+    frames = Frames(pictures)
+    labels = Labels(dict.fromkeys(frames.names, Still.keypoints), {})
+    for source in (PlainFrames(frames), LabelledFrames(frames, labels)):
+        with pytest.warns(UserWarning, match=r"'2\.png' .* is not a readable picture: others are taken for it"):
+            drawn = [source.draw(np.random.default_rng(seed)).picture for seed in range(30)]
+        assert len({picture.tobytes() for picture in drawn}) == 3
+        again = [source.draw(np.random.default_rng(seed)).picture for seed in range(30)]
+        assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
+    for file in pictures.iterdir():
+        file.write_bytes(b'')
+    with pytest.warns(UserWarning, match='others are taken'), pytest.raises(ValueError, match='not a readable picture'):
+        PlainFrames(frames).draw(np.random.default_rng(0))
+
+
 def test_sources_are_drawn_by_their_weights():
     dark, bright = (Still(np.full((64, 64), level, np.uint8)) for level in (10, 200))
     config = PairsConfig(64, STILL, STILL, UNSPOILT, points=10)

@@ -7,7 +7,7 @@ import torch
 from tiny import TINY
 
 from superpoint_ros.networks import SuperPoint, score_map
-from superpoint_training.adaptation import Adaptation, LabelConfig
+from superpoint_training.adaptation import Adaptation, LabelConfig, find_labels
 from superpoint_training.distributed import World
 from superpoint_training.frames import Frames
 from superpoint_training.homographies import HomographyConfig, sample_homography, valid_mask, warp_image, warp_points
@@ -145,6 +145,26 @@ def test_frames_of_any_size_are_labelled_and_other_settings_refused(tmp_path):
         label_frames(SuperPoint(TINY), frames, config, out, world=World())
 
 
+def test_a_frame_that_can_not_be_read_gets_no_labels_and_is_named(tmp_path, pictures):
+    (pictures / '1.png').write_bytes(b'nothing of a picture')
+    config = LabelConfig(views=3, threshold=1e-4, min_views=1)
+    with pytest.warns(UserWarning, match=r"'1\.png' .*: it gets no labels"):
+        labels, finished = label_frames(SuperPoint(TINY), Frames(pictures), config, tmp_path / 'l.npz', world=World())
+    assert finished
+    assert [len(points) > 0 for points in labels.by_name.values()] == [True, False, True, True]
+
+
+def test_every_pixel_of_a_frame_may_have_a_label():
+    """Also of one whose sides are no multiples of 8."""
+    frame = np.zeros((61, 95), np.uint8)
+    frame[54, 88] = 255
+    heat = scores(CornerCounter(), frame, LabelConfig(views=1))
+    assert heat.shape == frame.shape
+    assert np.unravel_index(heat.argmax(), heat.shape) == (54, 88)
+    assert heat.max() > 0.01
+    assert find_labels(heat, LabelConfig(threshold=0.01)).tolist() == [[88, 54]]
+
+
 def test_labels_survive_the_disk(tmp_path):
     labels = Labels({'a': np.array([[1, 2], [3, 4]], np.float32), 'b': np.zeros((0, 2), np.float32)}, {'n': 1})
     labels.save(tmp_path / 'l.npz')
@@ -153,7 +173,13 @@ def test_labels_survive_the_disk(tmp_path):
     assert list(loaded.by_name) == ['a', 'b']
     np.testing.assert_array_equal(loaded.by_name['a'], [[1, 2], [3, 4]])
     assert loaded.by_name['b'].shape == (0, 2)
-    for damaged in (b'junk', (tmp_path / 'l.npz').read_bytes()[:200]):
+    whole = bytearray((tmp_path / 'l.npz').read_bytes())
+    at = whole.index(b'PK', 4) - 30  # within a compressed array
+    for damaged in (
+        b'junk',
+        whole[:200],
+        whole[:at] + bytes(byte ^ 0xFF for byte in whole[at : at + 8]) + whole[at + 8 :],
+    ):
         (tmp_path / 'l.npz').write_bytes(damaged)
         with pytest.raises(ValueError, match='not a labels file'):
             Labels.load(tmp_path / 'l.npz')

@@ -265,7 +265,8 @@ def test_a_lost_gpu_is_said_and_the_checkpoint_is_whole(tmp_path):
     ten = float(next(numbered_batches(10, 11))['y'][0])
     with pytest.raises(TrainingError, match=r'the GPU failed \(CUDA error: unspecified launch failure\).*step 10'):
         run(tmp_path, losses=lost_after_ten, checkpoint_seconds=0.0)
-    resumed, whole = run(tmp_path), run(tmp_path / 'other')
+    how = {'validate': lambda _: {}, 'validate_every': 10}
+    resumed, whole = run(tmp_path, **how), run(tmp_path / 'other', **how)
     assert same(resumed.network.state_dict(), whole.network.state_dict())
 
 
@@ -323,7 +324,10 @@ def losses(network, batch):
     if steps == 6:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     return squares(network, batch)
-run(Path(sys.argv[1]), losses=losses, checkpoint_seconds=0.0)
+try:
+    run(Path(sys.argv[1]), losses=losses, checkpoint_seconds=0.0, validate=lambda _: {}, validate_every=10)
+finally:
+    print(steps, 'steps')
 """
 
 
@@ -333,12 +337,24 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
         [sys.executable, '-c', DISK_FULL, str(tmp_path)], capture_output=True, text=True, cwd=sys.path[0], check=False
     )
     assert process.returncode == 1
+    assert process.stdout == '20 steps\n'
     assert 'Training goes on; the last checkpoint is of step 5' in process.stderr
     assert 'TrainingError: cannot write' in process.stderr.strip().splitlines()[-1]
     assert torch.load(tmp_path / 'c')['step'] == 5
     assert [path.name for path in tmp_path.iterdir()] == ['c']
     resumed, whole = run(tmp_path), run(tmp_path / 'other')
     assert same(resumed.network.state_dict(), whole.network.state_dict())
+
+
+def test_a_run_may_go_on_with_another_weight_decay(tmp_path):
+    lengths = []
+    for decay in (0.0, 1.0):
+        folder = tmp_path / str(decay)
+        folder.mkdir()
+        assert not run(folder, minutes=0.0).finished
+        weights = run(folder, weight_decay=decay).network.parameters()
+        lengths.append(sum(value.square().sum().item() for value in weights))
+    assert lengths[1] < 0.95 * lengths[0]
 
 
 def test_no_room_for_a_checkpoint_is_known_before_the_first_step(tmp_path):

@@ -18,11 +18,13 @@ from superpoint_training import train_from_bag
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.failures import TrainingError
 from superpoint_training.peers import make_detector
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
+from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.train_from_bag import DONE, ERROR, NOT_BETTER, main
 
 TINY = [
@@ -199,6 +201,20 @@ def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retra
         frontend.stop()
         camera.destroy_node()
         rclpy.try_shutdown()
+
+
+def test_a_run_that_has_made_nothing_but_frames_may_be_begun_with_other_settings(tmp_path):
+    work = Workspace(tmp_path / 'mine.run')
+    (tmp_path / 'mine.run').mkdir()
+    work.begin({'harvest': 'min_change=0.9'}, resume=False)
+    for resume in (False, True):
+        work.begin({'harvest': f'min_change={resume}'}, resume)
+        assert work.settings() == {'harvest': f'min_change={resume}'}
+    work.labels('robot', 1).touch()
+    with pytest.raises(TrainingError, match='go on with it by --resume'):
+        work.begin({'harvest': 'min_change=True'}, resume=False)
+    with pytest.raises(TrainingError, match=r'harvest was min_change=True, is min_change=0\.5'):
+        work.begin({'harvest': 'min_change=0.5'}, resume=True)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(retrained, bag, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
+from superpoint_ros.detector import pad
 from superpoint_ros.keypoints import KeypointSettings, select_keypoints
 from superpoint_ros.networks import STRIDE, CellNetwork, score_map
 from superpoint_training.failures import first_line, halved, out_of_memory
@@ -84,29 +85,31 @@ class Adaptation:
         pixel, borders of `erosion` pixels not counted. The first view is the frame itself, borders and all.
 
         Args:
-            frame: `[H, W]` uint8; cropped to multiples of 8 from the top left.
+            frame: `[H, W]` uint8.
             rng: of the views.
 
         Returns:
-            `[H, W]` float32 of the cropped frame, 0 where fewer than `min_views` views saw the pixel.
+            `[H, W]` float32, 0 where fewer than `min_views` views saw the pixel.
 
         Raises:
             TrainingError: memory does not even suffice for one view.
         """
-        height, width = (n // STRIDE * STRIDE for n in frame.shape)
         config = self._config
-        if not height or not width:
-            return np.zeros((height, width), np.float32)
+        if not frame.size:
+            return np.zeros(frame.shape, np.float32)
+        whole = pad(frame, STRIDE)
+        height, width = whole.shape
         drawn = [sample_homography(rng, height, width, config.homographies) for _ in range(config.views - 1)]
         homographies = np.stack([np.eye(3), *drawn])
         total = torch.zeros((height, width), device=self._device)
         count = torch.zeros((height, width), device=self._device)
         for scale in config.scales:
-            summed, seen = self._at_scale(frame[:height, :width], homographies, scale)
+            summed, seen = self._at_scale(whole, homographies, scale)
             total += summed * scale
             count += seen * scale
         enough = count > (min(config.min_views, config.views) - 0.01) * sum(config.scales)
-        return torch.where(enough, total / count.clamp(min=1e-9), 0).cpu().numpy()
+        scores = torch.where(enough, total / count.clamp(min=1e-9), 0).cpu().numpy()
+        return scores[: frame.shape[0], : frame.shape[1]]
 
     def _at_scale(self, frame: np.ndarray, homographies: np.ndarray, scale: float) -> tuple[Tensor, Tensor]:
         """Sum over views of the probabilities `[H, W]` in the frame's pixels, and the number of views that saw each."""

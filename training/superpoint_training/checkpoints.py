@@ -74,9 +74,12 @@ class CheckpointFile:
             self._saved_at, self.step = time.monotonic(), state['step']
 
     def save_if_due(self) -> None:
-        """Write the state if the last checkpoint is old; a failure is said, and the run goes on."""
-        if time.monotonic() - self._saved_at <= self._seconds:
-            return
+        """As `try_to_save`, if the last checkpoint is old."""
+        if time.monotonic() - self._saved_at > self._seconds:
+            self.try_to_save()
+
+    def try_to_save(self) -> None:
+        """Write the state; a failure is said, and the run goes on."""
         try:
             self.save()
         except TrainingError as error:

@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,13 +89,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f'{where}: expected a list, got {value!r}')
-        return tuple(_convert(arguments[0], item, where) for item in value)
+        kinds = arguments if arguments[-1] is not Ellipsis else arguments[:1] * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f'{where}: expected {len(kinds)} values, got {value!r}')
+        return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f'{where}: expected a mapping, got {value!r}')
         return {key: _convert(arguments[1], item, f'{where}: {key}') for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)  # YAML takes 1e-3 for a string
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{where}: expected {hint.__name__}, got {value!r}')
     return value

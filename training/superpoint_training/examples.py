@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -30,6 +31,9 @@ from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.photometric import PhotometricConfig, augment
 
 Example = dict[str, Tensor]
+
+MOST_UNREADABLE = 20
+"""Pictures drawn in a row that can't be read, after which the others are taken to be no better."""
 
 
 def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -100,6 +104,22 @@ class ShapeExamples(Dataset[Example]):
         }
 
 
+def _readable(frames: NamedFrames, draw: Callable[[], int]) -> tuple[int, np.ndarray]:
+    """A frame's number and picture by lot; for one that can't be read, which is said once, another.
+
+    Raises:
+        ValueError: `MOST_UNREADABLE` in a row could not be read.
+    """
+    for _ in range(MOST_UNREADABLE - 1):
+        index = draw()
+        try:
+            return index, frames[index]
+        except ValueError as error:
+            warnings.warn(f'{error}: others are taken for it', stacklevel=2)
+    index = draw()
+    return index, frames[index]
+
+
 class LabelledFrames:
     """Frames with their keypoints, as a source of pairs.
 
@@ -127,8 +147,8 @@ class LabelledFrames:
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A frame by lot."""
-        index = self._labelled[rng.integers(len(self))]
-        return DrawnPicture(self.frames[index], self.labels.by_name[self.frames.names[index]], True)
+        index, picture = _readable(self.frames, lambda: self._labelled[rng.integers(len(self))])
+        return DrawnPicture(picture, self.labels.by_name[self.frames.names[index]], True)
 
 
 class PlainFrames:
@@ -147,7 +167,8 @@ class PlainFrames:
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A frame by lot."""
-        return DrawnPicture(self.frames[int(rng.integers(len(self.frames.names)))], np.zeros((0, 2)), True)
+        _, picture = _readable(self.frames, lambda: int(rng.integers(len(self.frames.names))))
+        return DrawnPicture(picture, np.zeros((0, 2)), True)
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,14 @@ class PairsConfig:
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     points: int = 200
     random_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.size < STRIDE or self.size % STRIDE:
+            raise ValueError(f'size must be a multiple of {STRIDE} pixels, got {self.size}')
+        if self.points < 1:
+            raise ValueError(f'points must be at least 1, got {self.points}')
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f'random_share must be from 0 to 1, got {self.random_share}')
 
 
 class PairExamples(Dataset[Example]):

@@ -36,6 +36,10 @@ class HomographyConfig:
     def __post_init__(self) -> None:
         if self.tilt < 1:
             raise ValueError(f'tilt must be at least 1, got {self.tilt}')
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f'scale must be a smallest and a largest zoom above 0, got {self.scale}')
+        if min(self.rotation, self.perspective, self.translation) < 0 or self.perspective >= 1:
+            raise ValueError('rotation, perspective and translation must not be negative, and perspective below 1')
 
 
 def truncated_normal(rng: np.random.Generator, sigma: float, low: float, high: float) -> float:

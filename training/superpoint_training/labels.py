@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import time
+import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -82,7 +84,7 @@ class Labels:
                 parts = np.split(file['keypoints'].astype(np.float32), np.cumsum(file['lengths']))
                 names = [str(name) for name in file['names']]
                 return cls(dict(zip(names, parts[:-1], strict=True)), json.loads(str(file['about'])))
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"'{path}' is not a labels file: {error}") from error
 
 
@@ -102,7 +104,8 @@ def label_frames(
     The labels of a frame are a function of the network, the configuration, the seed, the frame and its number, however
     many processes share the work and however often it was stopped. Every process keeps what it made in a file beside
     `out`, at least every `SAVE_SECONDS`; rank 0 merges them at the end, and at the beginning those of a run that was
-    killed. On several machines `out` must be in a folder that all of them see.
+    killed. On several machines `out` must be in a folder that all of them see. A frame that can't be read has no
+    labels.
 
     Args:
         network: the detector, in eval mode; moved to the world's device.
@@ -133,8 +136,14 @@ def label_frames(
         tqdm(total=len(todo), desc=describe, unit='frame', mininterval=2, disable=not world.first) as progress,
     ):
         for index in todo:
-            scores = adaptation.scores(frames[index], np.random.default_rng([seed, index]))
-            own.by_name[frames.names[index]] = find_labels(scores, config)
+            try:
+                frame = frames[index]
+            except ValueError as error:
+                warnings.warn(f'{error}: it gets no labels', stacklevel=2)
+                own.by_name[frames.names[index]] = np.zeros((0, 2), np.float32)
+            else:
+                scores = adaptation.scores(frame, np.random.default_rng([seed, index]))
+                own.by_name[frames.names[index]] = find_labels(scores, config)
             progress.update()
             now = time.monotonic()
             if now - saved_at > SAVE_SECONDS:

@@ -69,6 +69,10 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
             raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
+        if min(self.warm_up, self.weight_decay, self.validate_every, self.patience, self.workers) < 0:
+            raise ValueError('warm_up, weight_decay, validate_every, patience and workers must not be negative')
+        if min(self.learning_rate, self.gradient_norm) <= 0:
+            raise ValueError('learning_rate and gradient_norm must be above 0')
         if not 0 <= self.average < 1:
             raise ValueError(f'average must be at least 0 and below 1, got {self.average}')
         if self.patience and not (self.watch and self.validate_every):
@@ -156,7 +160,7 @@ class _Run:
     def take_step(self, batch: Batch, compute_losses: ComputeLosses, stop: bool) -> bool:
         """Train on this process's part of a batch; true when any process wants to stop."""
         for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(self.step, self.config)
+            group.update(lr=learning_rate(self.step, self.config), weight_decay=self.config.weight_decay)
         own = self.config.batch_size // self.world.size
         seed = self.step * self.config.batch_size + self.world.rank * own
         losses = self.accumulator.run(batch, compute_losses, seed)
@@ -272,7 +276,7 @@ def train(
                     journal.add('loss/', run.step, run.means)
                     journal.add('', run.step, {'learning_rate': learning_rate(run.step - 1, config)})
                 if validate and run.validation_is_due:
-                    file.save()  # validation may take its time
+                    file.try_to_save()  # validation may take its time
                     journal.add('validation/', run.step, run.validate(validate))
                 now = time.monotonic()
                 run.seconds, lap = run.seconds + now - lap, now

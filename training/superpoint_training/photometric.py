@@ -40,6 +40,18 @@ class PhotometricConfig:
     gamma: float = 1.0
     jpeg: int = 100
 
+    def __post_init__(self) -> None:
+        for name in ('contrast', 'shade'):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f'{name} must be a smallest and a largest value, got {low} and {high}')
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f'probability must be from 0 to 1, got {self.probability}')
+        if self.gamma < 1 or not 1 <= self.jpeg <= 100:
+            raise ValueError(f'gamma must be at least 1 and jpeg from 1 to 100, got {self.gamma} and {self.jpeg}')
+        if min(self.brightness, self.noise, self.speckle, self.motion_blur, self.defocus) < 0:
+            raise ValueError('brightness, noise, speckle, motion_blur and defocus must not be negative')
+
 
 Change = Callable[[np.random.Generator, np.ndarray, PhotometricConfig], np.ndarray]
 

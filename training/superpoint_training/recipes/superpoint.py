@@ -71,6 +71,8 @@ class SuperPointTraining:
     def __post_init__(self) -> None:
         if self.descriptor_loss not in DESCRIPTOR_LOSSES:
             raise ValueError(f'descriptor_loss must be one of {DESCRIPTOR_LOSSES}, got {self.descriptor_loss!r}')
+        if min(self.temperature, self.repeatability_sigma) <= 0:
+            raise ValueError('temperature and repeatability_sigma must be above 0')
 
 
 def magicpoint_losses(network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,8 +28,8 @@ class Workspace:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a run has left something here to go on with."""
-        return self._run.exists()
+        """Whether a run has left something here to go on with, besides frames."""
+        return any(any(self.folder.glob(kind)) for kind in ('labels_*.npz', '*.checkpoint'))
 
     @property
     def frames(self) -> Path:
@@ -64,7 +64,7 @@ class Workspace:
         return self.folder / 'logs' / f'round_{round_number}'
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
-        """Make the folder, or go on in it.
+        """Make the folder, or go on in it; where nothing but frames was made yet, with other settings, too.
 
         Raises:
             TrainingError: there is a run here and `resume` is False, or it had other settings.
