@@ -92,6 +92,11 @@ class Replay(Node):
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self)
 
+    def destroy_node(self) -> None:
+        """Also end what it waits by, which would otherwise complain at the end of the process, in some orders of it."""
+        self._executor.shutdown()
+        super().destroy_node()
+
     def play(self) -> None:
         """Play to the end, again and again if told to loop.
 
