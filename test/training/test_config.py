@@ -35,7 +35,7 @@ def test_shipped_configurations_load(path):
         ('shapes: {photometric: {jpeg: 0}}', 'jpeg from 1 to 100'),
         ('shapes: {photometric: {noise: -1}}', 'must not be negative'),
         ('loop: {warm_up: -5}', 'must not be negative'),
-        ('loop: {learning_rate: 0}', 'must be above 0'),
+        ('loop: {gradient_norm: 0}', 'must be above 0'),
         ('loop: {learning_rate: fast}', 'expected float'),
         ('loop: [', 'cannot read'),
     ],

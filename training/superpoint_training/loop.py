@@ -69,10 +69,15 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
             raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
-        if min(self.warm_up, self.weight_decay, self.validate_every, self.patience, self.workers) < 0:
-            raise ValueError('warm_up, weight_decay, validate_every, patience and workers must not be negative')
-        if min(self.learning_rate, self.gradient_norm) <= 0:
-            raise ValueError('learning_rate and gradient_norm must be above 0')
+        if (
+            min(self.learning_rate, self.weight_decay, self.warm_up, self.validate_every, self.patience, self.workers)
+            < 0
+        ):
+            raise ValueError(
+                'learning_rate, weight_decay, warm_up, validate_every, patience and workers must not be negative'
+            )
+        if self.gradient_norm <= 0:
+            raise ValueError(f'gradient_norm must be above 0, got {self.gradient_norm}')
         if not 0 <= self.average < 1:
             raise ValueError(f'average must be at least 0 and below 1, got {self.average}')
         if self.patience and not (self.watch and self.validate_every):
