@@ -85,10 +85,13 @@ class Pictures:
 
     def _in_folder(self) -> dict[str, tuple[Path, int, int]]:
         """File, offset and size of each picture."""
-        files = [*self.path.iterdir(), *(self.path.glob('*/*') if _list_in(self.path) else ())]
+        named = _list_in(self.path)
+        words = set(named.read_text().split()) if named else set()
+        files = {file.name: file for file in self.path.iterdir()}
+        files |= {name: file for file in self.path.glob('*/*') if (name := f'{file.parent.name}/{file.name}') in words}
         return {
-            file.relative_to(self.path).as_posix(): (file, 0, file.stat().st_size)
-            for file in files
+            name: (file, 0, file.stat().st_size)
+            for name, file in files.items()
             if file.suffix.lower() in _FORMATS and file.is_file() and not file.name.startswith('._')  # macOS's
         }
 
