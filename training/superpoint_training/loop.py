@@ -69,10 +69,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
             raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
-        if (
-            min(self.learning_rate, self.weight_decay, self.warm_up, self.validate_every, self.patience, self.workers)
-            < 0
-        ):
+        rates = self.learning_rate, self.weight_decay
+        if min(*rates, self.warm_up, self.validate_every, self.patience, self.workers) < 0:
             raise ValueError(
                 'learning_rate, weight_decay, warm_up, validate_every, patience and workers must not be negative'
             )
