@@ -202,6 +202,8 @@ class Detector:
 
 def to_grey(image: np.ndarray) -> np.ndarray:
     """[H, W] or RGB [H, W, 3] uint8 -> [H, W] uint8. Raises ValueError for anything else."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f'image must be an array, not {type(image).__name__}, which OpenCV gives for a file not read')
     if image.dtype != np.uint8:
         raise ValueError(f'image must be uint8 in 0..255, not {image.dtype}; convert it first')
     if image.size == 0:

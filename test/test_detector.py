@@ -168,6 +168,7 @@ def test_the_stopwatch_gets_the_stages():
         (np.zeros((0, 8), np.uint8), 'empty'),
         (np.zeros((8, 8, 4), np.uint8), r'\[H, W, 3\] RGB, not of shape \(8, 8, 4\)'),
         (np.zeros(8, np.uint8), r'not of shape \(8,\)'),
+        (None, 'must be an array, not NoneType'),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(image, complaint):

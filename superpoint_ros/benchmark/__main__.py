@@ -27,9 +27,9 @@ from superpoint_ros.benchmark.scaling import time_batches, time_levels, time_siz
 from superpoint_ros.benchmark.stages import WARM_UP_FRAMES, Header, summarise, time_frontend, time_peer
 from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.detector import Detector
-from superpoint_ros.engines import TorchEngine
+from superpoint_ros.engines import EngineError, TorchEngine
 from superpoint_ros.frontend import Frame
-from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
+from superpoint_ros.networks import SuperPoint, SuperPointConfig, WeightsError, load_network
 from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
@@ -45,10 +45,11 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse_arguments(args)
     pictures, source = load_pictures(options.frames + WARM_UP_FRAMES)
     about = {'machine': describe_machine(), 'pictures': source, 'size': SIZE}
-    if options.node:
-        report = about | {'node': measure_node(pictures, options)}
-    else:
-        report = about | measure_stages(pictures, options)
+    try:
+        measured = {'node': measure_node(pictures, options)} if options.node else measure_stages(pictures, options)
+    except (WeightsError, EngineError, ValueError) as error:
+        sys.exit(f'benchmark: {error}')
+    report = about | measured
     if options.json:
         print(json.dumps(report, indent=2))
     else:
@@ -186,6 +187,8 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(args)
     if options.frames < FEWEST_FRAMES or options.plain_frames < 1:
         parser.error(f'--frames must be {FEWEST_FRAMES} or more, --plain-frames 1 or more')
+    if options.levels is not None and options.levels < 1:
+        parser.error('--levels must be 1 or more')
     return options
 
 

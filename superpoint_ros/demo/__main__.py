@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
             source = Source(options.input, options.topic)
         print(f'Playing {source.open()} ...', flush=True)
         summary = run(source, options.output, settings)
-    except (DemoError, ProcessError, RecordingError, CalibrationFileError) as error:
+    except (DemoError, ProcessError, RecordingError, CalibrationFileError, OSError) as error:
         sys.exit(f'demo: {error}')
     except KeyboardInterrupt:
         sys.exit('demo: stopped')
@@ -51,7 +51,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     # Runs on one machine keep apart; higher domains run into the ports that Linux hands out.
     domain = 1 + os.getpid() % 100
     parser.add_argument('--domain', type=int, default=domain, help='ROS_DOMAIN_ID; default: any of 1 to 100')
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.frames < 1:
+        parser.error('--frames must be 1 or more')
+    return options
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from superpoint_ros.demo.recorder import Recorder
 from superpoint_ros.demo.sequence import remove_recording
 from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
 from superpoint_ros.images import ImageError, to_array
+from superpoint_ros.networks import STRIDE
 from superpoint_ros.nodes.middleware import fast_dds_environment
 from superpoint_ros.nodes.recordings import Options, Recording, open_recording
 
@@ -80,9 +81,12 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
     bag = output / 'run'
     if bag.absolute() in (source.path.absolute(), *source.path.absolute().parents):
         raise DemoError(f'{source.path} is where the demo records to: give another --output.')
+    results = [output / name for name in ('matches.png', 'matches.mp4', 'matches.avi', 'summary.json')]
+    if source.path.resolve() in [file.resolve() for file in results]:
+        raise DemoError(f'{source.path} is one of the files that the demo writes: give another --output.')
     remove_recording(bag)
-    for name in ('matches.png', 'matches.mp4', 'matches.avi', 'summary.json'):
-        (output / name).unlink(missing_ok=True)
+    for file in results:
+        file.unlink(missing_ok=True)
     # For this process, in which the recorder is, and for those that it starts: DDS on this machine only.
     os.environ.update(ROS_DOMAIN_ID=str(settings.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
     os.environ.update(fast_dds_environment())
@@ -97,7 +101,9 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
 
 def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) -> None:
     # Reliable, because the figures shall count the frames that the front-end drops, not those that DDS loses.
-    frontend_arguments = _arguments(autostart='true', weights=settings.weights, image_reliability='reliable')
+    frontend_arguments = _arguments(
+        autostart='true', weights=settings.weights, image_reliability='reliable', **_warm_up(source)
+    )
     replay_arguments = _arguments(
         input=str(source.path.absolute()),
         topic=source.topic,
@@ -115,6 +121,14 @@ def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) 
         frontend.require()
     if not recorder.counts['features']:
         raise DemoError(f'The front-end published no features: see frontend.log and replay.log in {output}.')
+
+
+def _warm_up(source: Source) -> dict[str, str]:
+    """Parameters by which the front-end is ready for the source's size before the first image comes."""
+    _, image = next(source.images(), (0, None))
+    if image is None or min(image.shape[:2]) < STRIDE:
+        return {}
+    return {'warm_up_width': str(image.shape[1]), 'warm_up_height': str(image.shape[0])}
 
 
 def _wait_until_listening(recorder: Recorder, frontend: Process) -> None:

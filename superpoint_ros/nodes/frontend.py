@@ -67,7 +67,10 @@ class FrontendNode(LifecycleNode):
         self._survive_impossible_transitions()
         self._table = {parameter.name: parameter for parameter in parameters}
         self._values = declare(self, parameters)
-        self._settings = Settings.of(self._values)
+        try:
+            self._settings = Settings.of(self._values)
+        except ValueError as error:  # of values that do not go together
+            raise ParameterError(str(error)) from error
         self._cameras = cameras
         self._problem = ''
         self._outputs: list[Any] = []
@@ -323,7 +326,11 @@ def serve(node: FrontendNode) -> None:
     # Not the multi-threaded one: while images wait it spins, on a core that the network needs.
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    if node.get_parameter('autostart').value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+    if not node.get_parameter('autostart').value:
+        node.get_logger().info(
+            'Unconfigured, for autostart is false: waiting for somebody to configure and activate it.'
+        )
+    elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         node.trigger_activate()
     executor.spin()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -68,7 +69,9 @@ class Parameter:
 
 
 def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
-    """Declare a table of parameters and return their values by name, as given at start or by default.
+    """Declare a node's parameters and return their values by name, as given at start or by default.
+
+    Others that were given are a warning.
 
     Raises:
         ParameterError: one of the values given has the wrong type or is out of range.
@@ -80,4 +83,8 @@ def declare(node: Node, parameters: Iterable[Parameter]) -> dict[str, Any]:
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ParameterError(str(error)) from error
         values[parameter.name] = parameter.check(value)
+    for name in getattr(node, '_parameter_overrides', {}):  # rclpy has no other way to ask for those given
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
+            meant = ''.join(f'; {near} is' for near in get_close_matches(name, values, 1))
+            node.get_logger().warning(f'{name} was given, but is no parameter of this node{meant}.')
     return values

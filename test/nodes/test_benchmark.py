@@ -143,11 +143,17 @@ def test_the_time_of_a_batch_is_shared_by_its_images(monkeypatch):
     assert {row['images']: row['ms_an_image']['p50'] for row in rows} == {size: 2000 / size for size in scaling.BATCHES}
 
 
-def test_no_more_than_two_frames_are_too_few(capsys):
-    for words in (['--frames', '1'], ['--plain-frames', '0']):
-        with pytest.raises(SystemExit):
+def test_what_can_not_be_measured_is_refused_in_a_line(capsys):
+    for words, reason in {
+        ('--frames', '1'): '--frames must be 2 or more',
+        ('--plain-frames', '0'): '--plain-frames 1 or more',
+        ('--levels', '0'): '--levels must be 1 or more',
+        ('--weights', 'superpiont'): 'superpiont',
+        ('--device', 'gpu'): "not 'gpu'",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
             main(words)
-        assert 'must be 2 or more' in capsys.readouterr().err
+        assert reason in f'{stopped.value.code} {capsys.readouterr().err}'
 
 
 @pytest.mark.skipif(Header is None, reason='needs ROS 2')

@@ -91,6 +91,13 @@ def test_what_is_played_is_never_overwritten(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert words in result.stderr
     assert list(pictures.iterdir()) == [pictures / '1.png']
+    pictures.rename(tmp_path / 'elsewhere')
+    video = tmp_path / 'matches.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 20.0, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    result = demo(str(video), '--output', str(tmp_path))
+    assert (result.returncode, 'give another --output' in result.stderr, video.exists()) == (1, True, True)
 
 
 def test_a_folder_of_the_users_pictures_has_no_ground_truth(output: Path, tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def test_a_truncated_bag_is_played_as_far_as_it_goes(replay, listen, tmp_path):
     [
         ({}, 'input:='),
         ({'input': '/no/such/bag'}, '/no/such/bag'),
+        ({'inputs': 'bag'}, 'inputs was given, but is no parameter of this node; input is'),
         ({'input': '.', 'rate': -1.0}, 'rate'),
         ({'input': '.', 'stamps': 'tomorrow'}, 'recorded, now'),
         ({'input': '.', 'camera_info': '/no/such.yaml'}, '/no/such.yaml'),

@@ -235,6 +235,7 @@ def test_errors_are_one_line(arguments, tmp_path, monkeypatch, capsys):
         ['--recording', 'x', '--intrinsics', 'y'],
         ['--recording', 'x', '--gaps', '3'],
         ['--pairs', 'x', '--clean'],
+        ['--pairs', 'x', '--levels', '0'],
     ],
 )
 def test_calls_that_make_no_sense_are_refused(arguments, tmp_path):

@@ -1,5 +1,7 @@
 """Homographic adaptation and the files of labels."""
 
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from tiny import TINY
 
 from superpoint_ros.networks import SuperPoint, score_map
+from superpoint_training import labels as labels_module
 from superpoint_training.adaptation import Adaptation, LabelConfig, find_labels
 from superpoint_training.distributed import World
 from superpoint_training.frames import Frames
@@ -152,6 +155,22 @@ def test_a_frame_that_can_not_be_read_gets_no_labels_and_is_named(tmp_path, pict
         labels, finished = label_frames(SuperPoint(TINY), Frames(pictures), config, tmp_path / 'l.npz', world=World())
     assert finished
     assert [len(points) > 0 for points in labels.by_name.values()] == [True, False, True, True]
+
+
+def test_ctrl_c_at_the_last_frame_is_not_lost(tmp_path, pictures, monkeypatch):
+    frames, seen = Frames(pictures), []
+
+    def find(scores, config):
+        seen.append(scores)
+        if len(seen) == len(frames):
+            signal.raise_signal(signal.SIGINT)
+        return find_labels(scores, config)
+
+    monkeypatch.setattr(labels_module, 'find_labels', find)
+    how = (SuperPoint(TINY), frames, LabelConfig(views=2), tmp_path / 'l.npz')
+    labels, finished = label_frames(*how, world=World())
+    assert (len(labels), finished) == (4, False)
+    assert label_frames(*how, world=World())[1]
 
 
 def test_every_pixel_of_a_frame_may_have_a_label():

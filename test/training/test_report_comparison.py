@@ -206,7 +206,7 @@ def test_poses_taken_otherwise_are_refused():
 
 
 @pytest.mark.parametrize('scenes', [1, 2, 5, 6])
-def test_of_few_scenes_nothing_is_more_than_noise(scenes):
+def test_of_few_scenes_there_is_no_verdict(scenes):
     before = make_results(('sift',))
     pairs = before['detectors']['sift']['per_pair']
     for name in list(pairs):
@@ -215,9 +215,9 @@ def test_of_few_scenes_nothing_is_more_than_noise(scenes):
     row = rows_of(compare(before, shifted(before, 'sift', 'repeatability', 0.1)), 'sift')['repeatability']
     assert row.by_pair.excludes_zero
     if scenes == 1:  # then stretches of its pairs stand in for scenes
-        assert (row.scenes, row.verdict) == (PAIRS_A_SCENE, 'noise')
+        assert (row.scenes, row.verdict) == (PAIRS_A_SCENE, 'too few')
     else:
-        assert (row.scenes, row.verdict) == (scenes, 'better' if scenes >= 6 else 'noise')
+        assert (row.scenes, row.verdict) == (scenes, 'better' if scenes >= 6 else 'too few')
 
 
 def test_one_scene_tells_nothing_of_others():

@@ -21,6 +21,9 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     for name in ('teacher', 'labeller', *trainings):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
+    assert route.main(['--frames', str(tmp_path / 'nowhere'), *words[2:]]) == 1
+    assert not list((tmp_path / 'runs').iterdir())
+    assert 'no pictures' in capsys.readouterr().err
     assert route.main([*words, '--until', 'labels_1.npz']) == 0
     assert not (tmp_path / 'runs' / 'teacher.safetensors').exists()
     assert route.main([*words, '--minutes', '0.0']) == 3

@@ -6,6 +6,7 @@ from tiny import TINY, write_config
 
 from superpoint_ros.networks import SuperPoint, load_network, save_network
 from superpoint_training import label, train
+from superpoint_training.distributed import pick_device
 from superpoint_training.labels import Labels
 
 
@@ -70,3 +71,17 @@ def test_errors_are_said_not_thrown(tmp_path, pictures, capsys):
     if not torch.cuda.is_available():
         assert train.main(['magicpoint', '--config', config, *out, '--device', 'cuda']) == 1
         assert 'CUDA' in capsys.readouterr().err
+
+
+def test_nothing_but_weights_and_labels_is_written_over(tmp_path, capsys):
+    words = ['--config', 'c.yaml', '--out', str(tmp_path / 'README.md'), '--frames', 'x']
+    for command, suffix in ((train.main, '.safetensors'), (label.main, '.npz')):
+        with pytest.raises(SystemExit):
+            command([*(['kp2d'] if command is train.main else ['--weights', 'w']), *words])
+        assert f"--out must end in {suffix}, not '.md'" in capsys.readouterr().err
+
+
+def test_a_device_that_there_is_not_is_refused_by_name():
+    for name in ('gpu', 'cuda0', 'mps'):
+        with pytest.raises(ValueError, match=f"'cpu', 'cuda' or 'cuda:<number>', not '{name}'"):
+            pick_device(name)

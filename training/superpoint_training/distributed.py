@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,12 +108,14 @@ def pick_device(name: str) -> torch.device:
     Under torchrun `auto` and `cuda` mean the GPU of this process's number on its machine.
 
     Raises:
-        ValueError: CUDA was asked for and is not there.
+        ValueError: it is none of these, or CUDA was asked for and is not there.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if not name.startswith('cuda'):
+    if name == 'cpu':
         return torch.device(name)
+    if not re.fullmatch(r'cuda(:\d+)?', name):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', not {name!r}")
     if not torch.cuda.is_available():
         raise ValueError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU here; use device=cpu or auto")
     if name == 'cuda' and 'LOCAL_RANK' in os.environ:

@@ -99,6 +99,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--strict', action='store_true', help=f'exit status {SKIPPED} if any input was skipped')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='for the results')
     options = parser.parse_args(arguments)
+    if options.levels is not None and options.levels < 1:
+        parser.error('--levels must be 1 or more')
 
     measured = [options.pairs, options.sequence, options.recording]
     if sum([any(measured), options.shapes is not None, options.compare is not None]) != 1:
@@ -190,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.compare:
             _compare(options.compare[0], options.compare[1], options.out)
             return 0
-        outcome = measure(options, command)
         options.out.mkdir(parents=True, exist_ok=True)
+        outcome = measure(options, command)
         results_file.write(outcome.results, options.out / 'results.json')
         write_report(outcome.results, options.out, outcome.draw)
     except (WeightsError, EngineError, TrainingError, ValueError, OSError) as error:

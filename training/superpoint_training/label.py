@@ -28,7 +28,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.out.suffix != '.npz':
+        parser.error(f"--out must end in .npz, not '{options.out.suffix}'")
+    return options
 
 
 def run(options: argparse.Namespace, world: World) -> bool:

@@ -118,7 +118,8 @@ def label_frames(
         describe: title of the progress bar.
 
     Returns:
-        the labels of all frames that have some yet, the same in all processes; and whether these are all frames.
+        the labels of all frames that have some yet, the same in all processes; and whether these are all frames, and no
+        signal came.
 
     Raises:
         TrainingError: memory, disk or another process failed.
@@ -154,7 +155,8 @@ def label_frames(
     own.save(own_file)
     world.wait()
     labels = world.from_first(_merged(out, about, frames.names) if world.first else own)
-    return labels, all(name in labels.by_name for name in frames.names)
+    # A signal at the last frame is not for labelling alone.
+    return labels, not world.from_first(interrupted()) and all(name in labels.by_name for name in frames.names)
 
 
 def _part(out: Path, rank: int | str) -> Path:

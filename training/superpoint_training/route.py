@@ -19,6 +19,7 @@ from pathlib import Path
 
 from superpoint_ros.share import share_directory
 from superpoint_training import label, train
+from superpoint_training.frames import Frames
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the route is finished, 3 when the call should be repeated to go on, 1 for an error."""
     options = parse(arguments)
     options.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        Frames(options.frames)
+    except ValueError as error:  # not hours later, when the first stage needs them
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     began = time.monotonic()
     for stage in ROUTE:
         done = options.runs / f'{stage.output}.done'

@@ -146,6 +146,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
     options = parser.parse_args(arguments)
+    if options.out.suffix != '.safetensors':
+        parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")
     if options.recipe in RECIPES:
         labels = RECIPES[options.recipe].needs_labels
         if not options.frames or (labels and not options.labels):

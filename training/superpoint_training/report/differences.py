@@ -51,8 +51,10 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """'better', 'worse' or 'noise'."""
-        if self.scenes < FEWEST or not (self.by_pair.excludes_zero and self.by_scene.excludes_zero):
+        """'better', 'worse', 'noise', or 'too few'."""
+        if self.scenes < FEWEST:
+            return 'too few'
+        if not (self.by_pair.excludes_zero and self.by_scene.excludes_zero):
             return 'noise'
         return 'better' if (self.by_pair.mean > 0) == self.measure.higher_is_better else 'worse'
 
@@ -135,7 +137,7 @@ def difference_table(rows: Sequence[Difference], labels: tuple[str, str], captio
     """Means of both, their difference, its two intervals, and the verdict."""
     lines: list[list[str | Cell]] = []
     for row in rows:
-        digits, tone = row.measure.digits, '' if row.verdict == 'noise' else row.verdict
+        digits, tone = row.measure.digits, row.verdict if row.verdict in ('better', 'worse') else ''
         lines.append([
             row.detector, row.measure.title, str(row.pairs), number(row.first, digits), number(row.second, digits),
             number(row.by_pair.mean, digits, sign=True), _ends(row.by_pair, digits), _ends(row.by_scene, digits),
