@@ -183,7 +183,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         recorded = read_recorded(options.bag, options.topic, options.camera_info_topic, options.every)
         counts = export(recorded, options.out, settings)
-    except (ExportError, RecordingError, CameraError, MessageError) as error:
+    except (ExportError, RecordingError, CameraError, MessageError, OSError) as error:
         sys.exit(f'export_colmap: {error}')
     print(f'{options.out / DATABASE}: {counts["images"]} images, {counts["pairs"]} verified pairs.')
     if not counts['pairs']:

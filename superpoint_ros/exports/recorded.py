@@ -69,7 +69,7 @@ def read_recorded(
                 frames.append(read_features(message, dequantised=False))
             stamps.add(stamp)
     if not frames:
-        raise RecordingError(f'{path} holds no messages on {topic}.')
+        raise RecordingError(f'{path} holds no messages on {topic}; it does on {", ".join(found) or "no features"}.')
     frames.sort(key=lambda frame: frame.stamp_ns)
     camera = Camera.from_info(info) if calibrated and info is not None else None
     return RecordedFeatures(frames, camera and _seen_through(camera, frames))
