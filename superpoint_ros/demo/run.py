@@ -79,11 +79,10 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
     source.open()
     output.mkdir(parents=True, exist_ok=True)
     bag = output / 'run'
-    if bag.absolute() in (source.path.absolute(), *source.path.absolute().parents):
-        raise DemoError(f'{source.path} is where the demo records to: give another --output.')
     results = [output / name for name in ('matches.png', 'matches.mp4', 'matches.avi', 'summary.json')]
-    if source.path.resolve() in [file.resolve() for file in results]:
-        raise DemoError(f'{source.path} is one of the files that the demo writes: give another --output.')
+    played = source.path.resolve()
+    if not {played, *played.parents}.isdisjoint(file.resolve() for file in (bag, *results)):
+        raise DemoError(f'{source.path} is where the demo writes to: give another --output.')
     remove_recording(bag)
     for file in results:
         file.unlink(missing_ok=True)

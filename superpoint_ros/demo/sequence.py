@@ -1,6 +1,7 @@
 """The demo's recording: what a real camera would see in the gallery, as a bag, and where each pixel went."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +30,6 @@ SUB_FRAMES = ((-0.375, -0.25, -0.25), (-0.125, 0.25, 0.25), (0.125, -0.25, 0.25)
 
 They blur motion and smooth edges at once, and their mean is the stamped instant and the pixel's centre.
 """
-
-_HEX = '[0-9a-f]'
-DIGEST = 12 * _HEX
-"""Pattern of what tells recordings of other pictures apart, in their folders' names."""
 
 Image = NDArray[np.uint8]
 
@@ -78,10 +75,11 @@ class Gallery:
         for file in sorted(Path(__file__).parent.rglob('*.*')):
             if file.suffix in ('.py', '.jpg'):
                 digest.update(file.read_bytes())
-        path = folder / f'gallery-{digest.hexdigest()[: len(DIGEST) // len(_HEX)]}'
+        path = folder / f'gallery-{digest.hexdigest()[:12]}'
         if not path.exists():
-            for stale in (*folder.glob(f'gallery-{DIGEST}'), *folder.glob(f'gallery-{DIGEST}.partial')):
-                remove_recording(stale)
+            for stale in folder.glob('gallery-*'):
+                if re.fullmatch(r'gallery-[0-9a-f]{12}(\.partial)?', stale.name):
+                    remove_recording(stale)
             print(f'Rendering {self.frames} images into {path} ...', flush=True)
             partial = folder / f'{path.name}.partial'
             self._write(partial)
