@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import distribution
@@ -110,3 +111,11 @@ def test_every_import_package_is_installed_with_its_sub_packages() -> None:
     for package in ('superpoint_ros', 'training/superpoint_training'):
         for file in (ROOT / package).rglob('*.py'):
             assert (file.parent / '__init__.py').is_file(), f'{file.parent} lacks __init__.py'
+
+
+@pytest.mark.parametrize('module', ['frontend', 'replay'])
+def test_a_node_where_there_is_no_rclpy_says_where_it_comes_from(module) -> None:
+    without = f"import sys; sys.modules['rclpy'] = None; import superpoint_ros.nodes.{module}"
+    ended = subprocess.run([sys.executable, '-c', without], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'superpoint_ros[ros]'" in ended.stderr.splitlines()[-1]

@@ -25,6 +25,7 @@ def test_shipped_configurations_load(path):
     [
         ('lop: {steps: 3}', 'unknown key lop'),
         ('loop: {step: 3}', 'unknown key step'),
+        ('steps: 3', r'unknown key steps; known are loop, network, seed, shapes, loop\.steps$'),
         ('loop: {steps: many}', 'expected int'),
         ('loop: {steps: 0}', 'at least 1'),
         ('loop: 3', 'expected a mapping'),

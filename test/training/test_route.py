@@ -51,8 +51,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
 def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path, capsys):
     loop = {'steps': 2, 'batch_size': 2, 'workers': 0}
     config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
-    weights, package = tmp_path / 'mine.safetensors', tmp_path / 'package'
-    package.mkdir()
+    weights, package = tmp_path / 'mine.safetensors', tmp_path / 'new' / 'package'
     assert train.main(['magicpoint', '--config', config, '--out', str(weights), '--device', 'cpu']) == 0
     figures = {str(weights): {'mAP': 0.625, 'AP_all': 0.5}, 'fast': {'mAP': 0.25, 'AP_all': 0.125}}
     figures['mine'] = {'mAP': 0.375, 'AP_all': 0.375}  # those that the package ships under this name so far

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,12 +69,22 @@ def from_mapping(kind: type[Config], tree: Mapping[str, Any], where: str) -> Con
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(tree) - set(hints))
     if unknown:
-        raise ConfigError(f'{where}: unknown key {", ".join(unknown)}; known are {", ".join(sorted(hints))}')
+        known = ', '.join([*sorted(hints), *(place for key in unknown for place in _places(kind, key))])
+        raise ConfigError(f'{where}: unknown key {", ".join(unknown)}; known are {known}')
     values = {key: _convert(hints[key], value, f'{where}: {key}') for key, value in tree.items()}
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f'{where}: {error}') from error
+
+
+def _places(kind: type, key: str) -> Iterator[str]:
+    """Where a dataclass, or one in it, has a field of this name: `a.b.key`."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if name == key:
+            yield name
+        elif dataclasses.is_dataclass(hint):
+            yield from (f'{name}.{place}' for place in _places(typing.cast(type, hint), key))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

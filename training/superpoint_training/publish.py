@@ -1,4 +1,4 @@
-"""`publish`: weights into the package, with a model card made from their metadata and an evaluation.
+r"""`publish`: weights into the package, with a model card made from their metadata and an evaluation.
 
     python -m superpoint_training.publish runs/superpoint.safetensors --results runs/evaluation/results.json \
         --data "5,825 grey pictures from public research sets; their terms ..."
@@ -69,7 +69,7 @@ def _command(name: str, recipe: str) -> str:
 
 
 def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> Path:
-    """Copy weights and write their card beside them; returns the card's path.
+    """Copy weights into a folder, which is made, and write their card beside them; returns the card's path.
 
     Raises:
         WeightsError: the weights can't be read.
@@ -83,6 +83,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
             evaluations.append(evaluation_section(json.loads(path.read_text()), weights, name))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
     save_network(network, folder / weights.name, about | {'data_terms': data})
     card = folder / f'{name}.md'
     card.write_text(

@@ -18,7 +18,9 @@ from superpoint_training.retraining.workspace import Workspace
 
 
 def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str]]:
-    """What the run would do, how long it would take and how much disk, by stage; a few images are read, nothing kept.
+    """What the run would do, how long it would take and how much disk, by stage.
+
+    A few images are read; of what is made only the recordings' hashes are kept.
 
     Raises:
         TrainingError: as `retrain`, as far as can be told.
