@@ -21,9 +21,10 @@ from superpoint_training.examples import (
     ShapesConfig,
     batches,
     cell_targets,
+    expected_keypoints,
 )
 from superpoint_training.frames import Frames
-from superpoint_training.homographies import HomographyConfig, inside
+from superpoint_training.homographies import HomographyConfig, inside, warp_points
 from superpoint_training.labels import Labels
 from superpoint_training.photometric import PhotometricConfig
 from superpoint_training.recipes.superpoint import SuperPointTraining, pair_examples
@@ -46,9 +47,27 @@ def test_ties_in_a_cell_are_broken_by_lot():
     assert drawn == {1 * 8 + 1, 6 * 8 + 5}
 
 
+def test_expected_keypoints_against_brute_force():
+    rng = np.random.default_rng(0)
+    keypoints, probabilities = rng.uniform(-4, [44, 28], (40, 2)), rng.uniform(0, 1, 40)
+    expected = np.zeros((24, 40))
+    for (x, y), probability in zip(keypoints, probabilities, strict=True):
+        around = {
+            (row, column): np.exp(-((row - y) ** 2 + (column - x) ** 2) / (2 * 0.8**2))
+            for row in range(round(y) - 2, round(y) + 3)
+            for column in range(round(x) - 2, round(x) + 3)
+        }
+        for (row, column), share in around.items():
+            if 0 <= row < 24 and 0 <= column < 40:
+                expected[row, column] += probability * share / sum(around.values())
+    found = expected_keypoints(keypoints, probabilities, 24, 40, 0.8)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert expected_keypoints(np.zeros((0, 2)), np.zeros(0), 24, 40, 0.8).tolist() == np.zeros((24, 40)).tolist()
+
+
 def test_examples_depend_on_seed_and_number_alone(pictures):
     frames = Frames(pictures)
-    labels = Labels({name: np.array([[30.0, 40], [80, 60]], np.float32) for name in frames.names}, {})
+    labels = Labels({name: np.array([[30.0, 40, 1], [80, 60, 0.5]], np.float32) for name in frames.names}, {})
     sources = [(LabelledFrames(frames, labels), 1.0), (RenderedShapes(64), 1.0)]
     for dataset in (ShapeExamples(ShapesConfig(), 3), PairExamples(sources, PairsConfig(size=64), 3)):
         first, again, other = dataset[5], dataset[5], dataset[6]
@@ -59,7 +78,7 @@ def test_examples_depend_on_seed_and_number_alone(pictures):
 def test_pairs_show_their_points_at_the_same_texture(pictures):
     """Patches around corresponding points correlate: pictures, points and homographies tell one story."""
     frames = Frames(pictures)
-    labels = Labels({name: np.zeros((0, 2), np.float32) for name in frames.names}, {})
+    labels = Labels({name: np.zeros((0, 3), np.float32) for name in frames.names}, {})
     gentle = HomographyConfig((0.95, 1.05), 0.05, 0.0, 0.02)
     config = PairsConfig(96, gentle, gentle, UNSPOILT, 50, 1.0)
     dataset = PairExamples([(LabelledFrames(frames, labels), 1.0)], config, 0)
@@ -80,13 +99,13 @@ def test_pairs_show_their_points_at_the_same_texture(pictures):
 class Still:
     """A source of one picture of any size with three keypoints."""
 
-    keypoints = np.array([[70.0, 60], [90, 70], [60, 40]])
+    labels = np.array([[70.0, 60, 1], [90, 70, 1], [60, 40, 1]])
 
     def __init__(self, picture):
         self.picture = picture
 
     def draw(self, rng):
-        return DrawnPicture(self.picture, self.keypoints, True)
+        return DrawnPicture(self.picture, self.labels, True)
 
 
 def grain(height, width):
@@ -102,10 +121,39 @@ def test_pair_labels_move_with_the_view():
     shifted = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.05)
     example = PairExamples([(Still(grain(96, 96)), 1.0)], PairsConfig(96, STILL, shifted, points=10), 0)[0]
     cells = example['cells_a'].numpy()
-    for x, y in Still.keypoints.astype(int):
+    for x, y, _ in Still.labels.astype(int):
         assert cells[y // 8, x // 8] == y % 8 * 8 + x % 8
     assert (cells < 64).sum() == 3
     assert (example['cells_b'] < 64).sum() >= 2
+
+
+def test_labels_that_are_spread_move_with_the_view_and_keep_their_probability():
+    source = Still(grain(96, 96))
+    source.labels = Still.labels * (0.8, 1, 0.4)
+    shifted = HomographyConfig((1.0, 1.0), 0.0, 0.0, 0.05)
+    example = PairExamples([(source, 1.0)], PairsConfig(96, STILL, shifted, points=10, label_sigma=0.5), 0)[0]
+    assert 'cells_a' not in example
+    for view, labels in (
+        ('a', source.labels[:, :2]),
+        ('b', warp_points(source.labels[:, :2], example['a_to_b'].numpy())),
+    ):
+        expected = example[f'expected_{view}'].numpy()
+        assert expected.sum() == pytest.approx(1.2, abs=1e-5)
+        for x, y in labels.round().astype(int):
+            assert expected[y - 2 : y + 3, x - 2 : x + 3].sum() == pytest.approx(0.4, abs=1e-3)
+            assert expected[y, x] == expected[y - 2 : y + 3, x - 2 : x + 3].max()
+
+
+def test_sure_keypoints_are_described_rather_than_others():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(np.arange(10, 90, 8), np.arange(10, 90, 8)), -1).reshape(-1, 2)
+    source = Still(grain(96, 96))
+    source.labels = np.column_stack([places, rng.permutation(np.repeat([0.9, 0.1], 50))])
+    examples = PairExamples([(source, 1.0)], PairsConfig(96, STILL, STILL, UNSPOILT, points=20, random_share=0.0), 0)
+    drawn = np.concatenate([examples[index]['points_a'].numpy() for index in range(20)])
+    sure = [source.labels[(source.labels[:, :2] == point).all(axis=1), 2].item() for point in drawn]
+    assert set(sure) == {0.9, 0.1}
+    assert np.mean(np.equal(sure, 0.9)) > 0.8
 
 
 def test_crops_come_from_everywhere_in_a_large_frame_and_hold_the_whole_of_a_small_one():
@@ -131,7 +179,7 @@ def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
     others.names = [f'other/{name}' for name in frames.names]
 
     def labelled(each, moved):
-        return LabelledFrames(each, Labels(dict.fromkeys(each.names, Still.keypoints + moved), {}))
+        return LabelledFrames(each, Labels(dict.fromkeys(each.names, Still.labels + moved), {}))
 
     sources = [PlainFrames(frames), PlainFrames(others), labelled(frames, 0), labelled(frames, 1), labelled(others, 0)]
     assert len({repr(source) for source in sources}) == 5
@@ -141,7 +189,7 @@ def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
 def test_a_picture_that_can_not_be_read_leaves_its_place_to_others(pictures):
     (pictures / '2.png').write_bytes((pictures / '2.png').read_bytes()[:50])
     frames = Frames(pictures)
-    labels = Labels(dict.fromkeys(frames.names, Still.keypoints), {})
+    labels = Labels(dict.fromkeys(frames.names, Still.labels), {})
     for source in (PlainFrames(frames), LabelledFrames(frames, labels)):
         with pytest.warns(UserWarning, match=r"'2\.png' .* is not a readable picture: others are taken for it"):
             drawn = [source.draw(np.random.default_rng(seed)).picture for seed in range(30)]
@@ -173,7 +221,7 @@ def test_shapes_teach_the_detector_alone():
 
 def test_the_mix_of_a_recipe_names_its_sources(pictures):
     frames = Frames(pictures)
-    source = LabelledFrames(frames, Labels(dict.fromkeys(frames.names, Still.keypoints), {}))
+    source = LabelledFrames(frames, Labels(dict.fromkeys(frames.names, Still.labels), {}))
     config = SuperPointTraining(mix={'robot': 2.0, 'general': 1.0, 'shapes': 1.0})
     assert len(pair_examples(config, {'robot': source, 'general': source}).sources) == 3
     assert len(pair_examples(config, {'robot': source}).sources) == 2

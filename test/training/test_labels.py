@@ -181,17 +181,39 @@ def test_every_pixel_of_a_frame_may_have_a_label():
     assert heat.shape == frame.shape
     assert np.unravel_index(heat.argmax(), heat.shape) == (54, 88)
     assert heat.max() > 0.01
-    assert find_labels(heat, LabelConfig(threshold=0.01)).tolist() == [[88, 54]]
+    assert find_labels(heat, LabelConfig(threshold=0.01)).tolist() == [[88, 54, 1]]
+
+
+def test_a_label_is_as_sure_as_all_that_is_around_its_peak_and_in_the_middle_of_it():
+    heat = np.zeros((40, 48), np.float32)
+    heat[10, 20], heat[10, 21], heat[12, 20] = 0.3, 0.1, 0.1
+    heat[10, 23] = 0.04  # too far
+    heat[30:33, 30:33] = 0.2
+    heat[31, 31] = 0.25
+    heat[35, 43], heat[36, 43] = 0.2, 0.1
+    found = find_labels(heat, LabelConfig(threshold=0.05))
+    np.testing.assert_allclose(found, [[20.2, 10.4, 0.5], [31, 31, 1], [43, 35 + 1 / 3, 0.3]], atol=1e-6)
+    assert find_labels(np.zeros((0, 5), np.float32), LabelConfig()).shape == (0, 3)
+
+
+def test_labels_of_the_version_before_are_sure(tmp_path):
+    keypoints, lengths = np.array([[3, 4], [5, 6], [7, 8]], np.uint16), np.array([2, 1])
+    np.savez(tmp_path / 'l.npz', names=['a', 'b'], lengths=lengths, keypoints=keypoints, about=np.array('{}'))
+    loaded = Labels.load(tmp_path / 'l.npz').by_name
+    assert {name: points.tolist() for name, points in loaded.items()} == {'a': [[3, 4, 1], [5, 6, 1]], 'b': [[7, 8, 1]]}
 
 
 def test_labels_survive_the_disk(tmp_path):
-    labels = Labels({'a': np.array([[1, 2], [3, 4]], np.float32), 'b': np.zeros((0, 2), np.float32)}, {'n': 1})
+    two, none = np.array([[1.5, 2, 0.7], [3, 4, 1]], np.float32), np.zeros((0, 3), np.float32)
+    labels = Labels({'a': two, 'b': none}, {'n': 1})
+    assert labels.density == 1
+    assert labels.expected == pytest.approx(0.85)
     labels.save(tmp_path / 'l.npz')
     loaded = Labels.load(tmp_path / 'l.npz')
     assert loaded.about == {'n': 1}
     assert list(loaded.by_name) == ['a', 'b']
-    np.testing.assert_array_equal(loaded.by_name['a'], [[1, 2], [3, 4]])
-    assert loaded.by_name['b'].shape == (0, 2)
+    np.testing.assert_array_equal(loaded.by_name['a'], two)
+    assert loaded.by_name['b'].shape == (0, 3)
     whole = bytearray((tmp_path / 'l.npz').read_bytes())
     at = whole.index(b'PK', 4) - 30  # within a compressed array
     for damaged in (

@@ -10,6 +10,7 @@ from superpoint_training.recipes.losses import (
     constant_prediction_loss,
     dense_hinge_loss,
     detector_loss,
+    expected_detector_loss,
     info_nce_loss,
     repeatability_loss,
 )
@@ -25,6 +26,29 @@ def test_detector_loss_by_hand():
     valid[0, 0, 1] = False
     assert detector_loss(logits, cells, valid).item() == pytest.approx(first, rel=1e-5)
     assert detector_loss(logits, cells, torch.zeros_like(valid)).item() == 0
+
+
+def test_expected_detector_loss_by_hand():
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(1, 65, 1, 3))).float()
+    expected = torch.zeros(1, 8, 24)
+    expected[0, 2, 5], expected[0, 7, 0] = 0.3, 0.2
+    expected[0, 1, 8 + 1], expected[0, 1, 8 + 2] = 0.9, 0.6  # more than 1
+    logs = logits.log_softmax(1)[0, :, 0]
+    first = -(0.3 * logs[21, 0] + 0.2 * logs[56, 0] + 0.5 * logs[64, 0])
+    second = -(0.6 * logs[9, 1] + 0.4 * logs[10, 1])
+    valid = torch.tensor([[[True, True, False]]])
+    assert expected_detector_loss(logits, expected, valid).item() == pytest.approx(
+        (first + second).item() / 2, rel=1e-5
+    )
+    assert expected_detector_loss(logits, expected, torch.zeros_like(valid)).item() == 0
+    sure = torch.zeros(1, 8, 24)
+    sure[0, 3, 4] = 1
+    cells = torch.tensor([[[28, 64, 64]]])
+    same = detector_loss(logits, cells, torch.ones_like(cells, dtype=torch.bool))
+    assert expected_detector_loss(logits, sure, torch.ones_like(cells, dtype=torch.bool)).item() == pytest.approx(
+        same.item()
+    )
 
 
 def test_constant_prediction_is_the_best_blind_one():

@@ -61,7 +61,7 @@ def test_training_of_shorter_descriptors_begins_with_those_values(pictures, tmp_
     torch.manual_seed(0)
     start = SuperPoint(TINY).eval()
     save_network(start, tmp_path / 'start.safetensors', {})
-    labels = Labels({name: np.full((3, 2), 40.0) for name in Frames(pictures).names}, {})
+    labels = Labels({name: np.full((3, 3), (40.0, 40.0, 1.0)) for name in Frames(pictures).names}, {})
     labels.save(tmp_path / 'labels.npz')
     config = write_config(tmp_path / 'c.yaml', loop={'steps': 1, 'batch_size': 2, 'workers': 0, 'learning_rate': 0.0})
     words = ['superpoint', '--config', config, '--frames', str(pictures), '--labels', str(tmp_path / 'labels.npz')]

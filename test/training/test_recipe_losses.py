@@ -7,6 +7,7 @@ from pair_losses import batch_of
 from test_kp2d_losses import Oracle
 from torch import nn
 
+from superpoint_training.examples import PairsConfig
 from superpoint_training.recipes.goodpoint import GoodPointTraining, goodpoint_losses
 from superpoint_training.recipes.kp2d import KP2DTraining, kp2d_losses
 from superpoint_training.recipes.superpoint import SuperPointTraining, superpoint_losses
@@ -38,6 +39,7 @@ class View:
         self.valid = batch[f'valid_{name}'][pair].numpy()
         self.size = 8 * np.array(self.valid.shape[::-1])
         self.labels = batch[f'cells_{name}'][pair].numpy()
+        self.expected = doubles(batch[f'expected_{name}'][pair])
         self.given = doubles(batch[f'points_{name}'][pair, batch['points_valid'][pair]])
         grey = int(batch[f'image_{name}'][pair, 0, 0, 0])
         answer, *offsets, self.dense = (doubles(part[grey]) for part in network.answers[self.size[0]])
@@ -121,6 +123,7 @@ def batch_with(rows=4, columns=6):
     for seed, name in enumerate('ab'):
         batch[f'valid_{name}'] = some(2, rows, columns, seed=10 + seed) < 0.85
         batch[f'cells_{name}'] = some(2, rows, columns, scale=65, seed=20 + seed).long()
+        batch[f'expected_{name}'] = some(2, 8 * rows, 8 * columns, scale=0.031, seed=25 + seed)
         batch[f'points_{name}'] = some(2, 20, 2, seed=30 + seed) * torch.tensor([columns, rows]) * 8 - 0.5
     moved = [[move(each, centre) for centre in centres(rows, columns, 8)] for each in doubles(HOMOGRAPHIES)]
     return batch_of(*greys, HOMOGRAPHIES) | batch | {'centres_in_b': torch.tensor(np.array(moved)).float()}
@@ -379,6 +382,28 @@ def test_superpoint_adds_up_its_losses_of_what_counts_in_both_views(loss):
             'detector': (unlikeliness(first) + unlikeliness(second)) / 2, 'descriptor': descriptor,
             'repeatability': (unrepeated(first, second, homography, config) + back) / 2,
         }  # fmt: skip
+
+    network = Given({48: (some(4, 65, 4, 6, scale=9), descriptor_maps(4, 6, 8))})
+    assert_losses(superpoint_losses, network, batch_with(), config, weights, of_pair)
+
+
+def test_superpoint_learns_how_many_keypoints_pixels_are_expected_to_have():
+    weights = {'detector': 0.7, 'descriptor': 1.9}
+    config = SuperPointTraining(
+        pairs=PairsConfig(label_sigma=0.7), detector_weight=0.7, descriptor_weight=1.9, temperature=0.2
+    )
+
+    def disagreement(view):
+        costs = []
+        for row, column in np.argwhere(view.valid):
+            expected = view.expected[8 * row :, 8 * column :][:8, :8].ravel()
+            expected = np.append(expected, max(0, 1 - expected.sum())) / max(1, expected.sum())
+            costs.append(-expected @ np.log(view.shares[:, row, column]))
+        return mean(costs)
+
+    def of_pair(first, second, homography):
+        descriptor = info_nce_at(first, second, first.given, second.given, config.temperature)
+        return {'detector': (disagreement(first) + disagreement(second)) / 2, 'descriptor': descriptor}
 
     network = Given({48: (some(4, 65, 4, 6, scale=9), descriptor_maps(4, 6, 8))})
     assert_losses(superpoint_losses, network, batch_with(), config, weights, of_pair)

@@ -42,7 +42,8 @@ def joint(tmp_path, pictures):
     """Words of a training on four labelled frames, to be followed by `--out`."""
     rng = np.random.default_rng(0)
     names = Frames(pictures).names
-    Labels({name: rng.uniform(10, 110, (30, 2)).round() for name in names}, {}).save(tmp_path / 'labels.npz')
+    labels = {name: rng.uniform((10, 10, 0.1), (110, 110, 1), (30, 3)) for name in names}
+    Labels(labels, {}).save(tmp_path / 'labels.npz')
     loop = {'steps': 24, 'batch_size': 4, 'micro_batch': 2, 'workers': 1, 'warm_up': 2, 'checkpoint_seconds': 0.0,
             'record_every': 1}  # fmt: skip
     config = write_config(tmp_path / 'c.yaml', loop=loop, pairs={'size': 64}, mix={'frames': 3, 'shapes': 1})

@@ -18,6 +18,8 @@ from superpoint_training.homographies import HomographyConfig, rescaling, sample
 
 BEHIND = 1e-6
 """Smallest third coordinate of a mapped pixel that still lies in front of the view."""
+AROUND_PEAK = 2
+"""Pixels to either side of an averaged map's peak that belong to its keypoint."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,25 @@ class Adaptation:
 
 
 def find_labels(scores: np.ndarray, config: LabelConfig) -> np.ndarray:
-    """Keypoints `[N, 2]` (x, y) of an averaged score map, best first, on whole pixels."""
+    """Keypoints `[N, 3]` float32 (x, y, probability) of an averaged score map `[H, W]`, best first.
+
+    Views do not agree on the pixel, so a keypoint's probability is the sum of what is around its peak, at most 1, and
+    its place is the centre of that.
+    """
     if not scores.size:
-        return np.zeros((0, 2), np.float32)
+        return np.zeros((0, 3), np.float32)
     settings = KeypointSettings(
         max_keypoints=config.max_keypoints,
         detection_threshold=config.threshold,
         nms_radius=config.nms_radius,
         subpixel=False,
     )
-    return select_keypoints(scores, settings)[0]
+    peaks = select_keypoints(scores, settings)[0]
+    offsets = np.arange(-AROUND_PEAK, AROUND_PEAK + 1)
+    columns, rows = peaks.astype(np.intp).T[:, :, None, None] + AROUND_PEAK
+    around = np.pad(scores, AROUND_PEAK)[rows + offsets[:, None], columns + offsets]
+    probability = around.sum(axis=(1, 2))
+    x = (around.sum(axis=1) * offsets).sum(axis=1)
+    y = (around.sum(axis=2) * offsets).sum(axis=1)
+    centres = peaks + np.stack([x, y], axis=1) / probability[:, None]
+    return np.column_stack([centres, probability.clip(max=1)]).astype(np.float32)

@@ -49,6 +49,28 @@ def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, w
     return targets
 
 
+def expected_keypoints(
+    keypoints: np.ndarray, probabilities: np.ndarray, height: int, width: int, sigma: float
+) -> np.ndarray:
+    """`[H, W]` float32, how many keypoints each pixel is expected to have.
+
+    Each keypoint `[N, 2]` (x, y) gives its probability `[N]`, spread over the 5x5 pixels around it by a Gaussian of
+    sigma pixels; what falls outside the picture is lost.
+    """
+    reach = 2
+    nearest = np.round(keypoints).astype(np.intp)
+    near = inside(nearest, height, width, -reach)
+    keypoints, probabilities, nearest = keypoints[near], probabilities[near], nearest[near]
+    pixels = nearest[:, None] + np.arange(-reach, reach + 1)[:, None]
+    across, down = np.moveaxis(np.exp(-((pixels - keypoints[:, None]) ** 2) / (2 * sigma**2)), 2, 0)
+    shares = down[:, :, None] * across[:, None]
+    shares *= (probabilities / shares.sum(axis=(1, 2)))[:, None, None]
+    expected = np.zeros((height + 4 * reach, width + 4 * reach), np.float32)
+    x, y = np.moveaxis(pixels + 2 * reach, 2, 0)
+    np.add.at(expected, (y[:, :, None], x[:, None]), shares)
+    return expected[2 * reach : -2 * reach, 2 * reach : -2 * reach]
+
+
 def _digest(parts: Iterable[bytes]) -> str:
     """What tells data from other data of the same size."""
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:8]
@@ -59,11 +81,13 @@ def _as_image(picture: np.ndarray) -> Tensor:
 
 
 class DrawnPicture(NamedTuple):
-    """A picture `[H, W]` uint8, its keypoints `[N, 2]` (x, y), and whether it has texture to describe."""
+    """A picture `[H, W]` uint8 and what is known of it."""
 
     picture: np.ndarray
-    keypoints: np.ndarray
+    labels: np.ndarray
+    """[N, 3] (x, y, probability), keypoints."""
     described: bool
+    """Whether it has texture to describe."""
 
 
 class PairSource(Protocol):
@@ -168,7 +192,7 @@ class PlainFrames:
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A frame by lot."""
         _, picture = _readable(self.frames, lambda: int(rng.integers(len(self.frames.names))))
-        return DrawnPicture(picture, np.zeros((0, 2)), True)
+        return DrawnPicture(picture, np.zeros((0, 3)), True)
 
 
 @dataclass(frozen=True)
@@ -186,7 +210,7 @@ class RenderedShapes:
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
         """A picture that was never seen before."""
         picture, corners = shapes.render(rng, self.size, self.size)
-        return DrawnPicture(picture, corners, False)
+        return DrawnPicture(picture, np.column_stack([corners, np.ones(len(corners))]), False)
 
 
 @dataclass(frozen=True)
@@ -200,6 +224,8 @@ class PairsConfig:
         photometric: applied to each crop on its own.
         points: correspondences drawn a pair for the sparse descriptor loss.
         random_share: of them, anywhere in the overlap rather than on keypoints.
+        label_sigma: how far a label's probability is spread over the pixels around it; with 0 a label is a pixel of its
+            cell, and sure.
     """
 
     size: int = 160
@@ -208,10 +234,13 @@ class PairsConfig:
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     points: int = 200
     random_share: float = 0.25
+    label_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < STRIDE or self.size % STRIDE:
             raise ValueError(f'size must be a multiple of {STRIDE} pixels, got {self.size}')
+        if self.label_sigma < 0:
+            raise ValueError(f'label_sigma must not be negative, got {self.label_sigma}')
         if self.points < 1:
             raise ValueError(f'points must be at least 1, got {self.points}')
         if not 0 <= self.random_share <= 1:
@@ -221,9 +250,10 @@ class PairsConfig:
 class PairExamples(Dataset[Example]):
     """Two views of a picture from one of several sources, drawn by weight.
 
-    For each of the views `a` and `b`: `image_* [1, S, S]` uint8, `cells_*` int64 and `valid_*` bool `[S/8, S/8]`;
-    and for the descriptor losses `points_a`, `points_b [N, 2]` float32 with `points_valid [N]` bool, and
-    `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b, with `described`, a bool: whether the
+    For each of the views `a` and `b`: `image_* [1, S, S]` uint8, `valid_* [S/8, S/8]` bool, and the labels: `cells_*
+    [S/8, S/8]` int64, see `cell_targets`, or with a `label_sigma` `expected_* [S, S]` float32, see
+    `expected_keypoints`. For the descriptor losses `points_a`, `points_b [N, 2]` float32 with `points_valid [N]` bool,
+    and `centres_in_b [S*S/64, 2]` float32, the cell centres of a in pixels of b, with `described`, a bool: whether the
     picture is for the descriptor at all. And `a_to_b [3, 3]` float32, the homography.
 
     Args:
@@ -260,11 +290,15 @@ class PairExamples(Dataset[Example]):
             picture = augment(rng, warp_image(smooth, view, size, size), config.photometric)
             seen[name] = valid_mask(shape, view, size, size, erosion=2)
             blocks = seen[name].reshape(size // STRIDE, STRIDE, size // STRIDE, STRIDE)
-            targets = cell_targets(rng, warp_points(drawn.keypoints, view), size, size)
             example[f'image_{name}'] = _as_image(picture)
-            example[f'cells_{name}'] = torch.from_numpy(targets)
             example[f'valid_{name}'] = torch.from_numpy(blocks.all(axis=(1, 3)))
-        points = self._correspondences(rng, warp_points(drawn.keypoints, to_a), a_to_b)
+            moved = warp_points(drawn.labels[:, :2], view)
+            if config.label_sigma:
+                expected = expected_keypoints(moved, drawn.labels[:, 2], size, size, config.label_sigma)
+                example[f'expected_{name}'] = torch.from_numpy(expected)
+            else:
+                example[f'cells_{name}'] = torch.from_numpy(cell_targets(rng, moved, size, size))
+        points = self._correspondences(rng, drawn.labels, to_a, a_to_b)
         x, y = points['points_a'].round().astype(int).T
         points['points_valid'] &= drawn.described & seen['a'][y, x]
         example |= {name: torch.from_numpy(value) for name, value in points.items()}
@@ -275,13 +309,15 @@ class PairExamples(Dataset[Example]):
         return example
 
     def _correspondences(
-        self, rng: np.random.Generator, keypoints: np.ndarray, a_to_b: np.ndarray
+        self, rng: np.random.Generator, labels: np.ndarray, to_a: np.ndarray, a_to_b: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Points seen in both crops: keypoints by lot, then random places, up to the count asked for."""
+        """Points seen in both crops: keypoints by lot, sure ones rather, then random places, as many as asked for."""
         size, count = self.config.size, self.config.points
+        by_lot = np.argsort(rng.exponential(size=len(labels)) / labels[:, 2])
+        keypoints = warp_points(labels[by_lot, :2], to_a)
         anywhere = rng.uniform(2, size - 3, (4 * count, 2))
         groups = []
-        for points in (rng.permutation(keypoints), anywhere):
+        for points in (keypoints, anywhere):
             moved = warp_points(points, a_to_b)
             both = inside(points, size, size, 2) & inside(moved, size, size, 2)
             groups.append(points[both])

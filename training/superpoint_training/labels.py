@@ -41,7 +41,7 @@ class Labels:
     """Keypoints by frame name, in one `.npz`.
 
     Attributes:
-        by_name: `[N, 2]` float32 (x, y), best first; whole pixels.
+        by_name: `[N, 3]` float32 (x, y, probability), best first; see `adaptation.find_labels`.
         about: how they were made.
     """
 
@@ -57,6 +57,11 @@ class Labels:
         """Mean number of labels a frame."""
         return float(np.mean([len(points) for points in self.by_name.values()])) if self.by_name else 0.0
 
+    @property
+    def expected(self) -> float:
+        """Mean number of keypoints a frame: the sum of its labels' probabilities."""
+        return float(np.mean([points[:, 2].sum() for points in self.by_name.values()])) if self.by_name else 0.0
+
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
 
@@ -64,24 +69,27 @@ class Labels:
             TrainingError: the disk is full, say.
         """
         lengths = np.array([len(points) for points in self.by_name.values()], np.int64)
-        keypoints = np.concatenate([np.zeros((0, 2)), *self.by_name.values()]).round().astype(np.uint16)
+        points = np.concatenate([np.zeros((0, 3), np.float32), *self.by_name.values()])
         content = io.BytesIO()
         np.savez_compressed(
-            content, names=np.array(list(self.by_name), np.str_), lengths=lengths, keypoints=keypoints,
-            about=np.array(json.dumps(self.about)),
+            content, names=np.array(list(self.by_name), np.str_), lengths=lengths, keypoints=points[:, :2],
+            probabilities=points[:, 2], about=np.array(json.dumps(self.about)),
         )  # fmt: skip
         write_whole(Path(path), content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Labels:
-        """Read the file.
+        """Read the file. Labels of the version before, which had no probabilities, are sure.
 
         Raises:
             ValueError: missing or not written by `save`.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                parts = np.split(file['keypoints'].astype(np.float32), np.cumsum(file['lengths']))
+                keypoints = file['keypoints'].astype(np.float32)
+                sure = np.ones(len(keypoints), np.float32)
+                probabilities = file.get('probabilities', sure)
+                parts = np.split(np.column_stack([keypoints, probabilities]), np.cumsum(file['lengths']))
                 names = [str(name) for name in file['names']]
                 return cls(dict(zip(names, parts[:-1], strict=True)), json.loads(str(file['about'])))
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -141,7 +149,7 @@ def label_frames(
                 frame = frames[index]
             except ValueError as error:
                 warnings.warn(f'{error}: it gets no labels', stacklevel=2)
-                own.by_name[frames.names[index]] = np.zeros((0, 2), np.float32)
+                own.by_name[frames.names[index]] = np.zeros((0, 3), np.float32)
             else:
                 scores = adaptation.scores(frame, np.random.default_rng([seed, index]))
                 own.by_name[frames.names[index]] = find_labels(scores, config)

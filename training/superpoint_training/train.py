@@ -157,7 +157,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _sources(options: argparse.Namespace, recipe: Recipe, frames: Frames | None, world: World) -> dict[str, PairSource]:
+def _sources(
+    options: argparse.Namespace, recipe: Recipe, config: Any, frames: Frames | None, world: World
+) -> dict[str, PairSource]:
     if frames is None:
         return {}
     if not recipe.needs_labels:
@@ -165,7 +167,8 @@ def _sources(options: argparse.Namespace, recipe: Recipe, frames: Frames | None,
     labels = Labels.load(options.labels)
     source = LabelledFrames(frames, labels)
     if world.first:
-        blind = constant_prediction_loss(labels.density, frames[0].size // 64)
+        keypoints = labels.expected if config.pairs.label_sigma else labels.density
+        blind = constant_prediction_loss(keypoints, frames[0].size // 64)
         print(f'{source!r}; a prediction blind to the picture has a detector loss of about {blind:.3f}')
     return {'frames': source}
 
@@ -175,7 +178,7 @@ def run(options: argparse.Namespace, world: World) -> bool:
     recipe = RECIPES.get(options.recipe, MAGICPOINT)
     config: Any = load_config(recipe.config, options.config, options.set)
     frames = Frames(options.frames) if options.recipe in RECIPES else None
-    sources = _sources(options, recipe, frames, world)
+    sources = _sources(options, recipe, config, frames, world)
     data = repr(sources['frames']) if sources else 'Synthetic Shapes'
     torch.manual_seed(config.seed)
     network = recipe.build_network(config)

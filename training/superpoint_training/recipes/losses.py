@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize
+from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize, pixel_unshuffle
 
 from superpoint_ros.networks import STRIDE
 
@@ -25,6 +25,23 @@ def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
         mean over the pictures of the mean over a picture's valid cells; 0 for one that has none.
     """
     return mean_of_means(cross_entropy(logits.float(), cells, reduction='none'), valid)
+
+
+def expected_detector_loss(logits: Tensor, expected: Tensor, valid: Tensor) -> Tensor:
+    """`detector_loss` for labels that are no pixels but how many keypoints each pixel is expected to have.
+
+    Args:
+        logits: `[B, 65, h, w]`.
+        expected: `[B, 8h, 8w]`; what a cell lacks to 1 is that it has none, and one that has more is scaled down to 1.
+        valid: `[B, h, w]` bool, cells that count.
+
+    Returns:
+        as `detector_loss`; never 0, but the entropy of the labels, for a prediction that agrees with them.
+    """
+    pixels = pixel_unshuffle(expected[:, None], STRIDE)
+    sums = pixels.sum(1, keepdim=True)
+    shares = torch.cat([pixels / sums.clamp(min=1), (1 - sums).clamp(min=0)], dim=1)
+    return mean_of_means(cross_entropy(logits.float(), shares, reduction='none'), valid)
 
 
 def mean_of_means(values: Tensor, valid: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample
 from superpoint_ros.pyramid import step
 from superpoint_training.examples import PairsConfig, PairSource, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import dense_hinge_loss, detector_loss, info_nce_loss, repeatability_loss
+from superpoint_training.recipes.losses import (
+    dense_hinge_loss,
+    detector_loss,
+    expected_detector_loss,
+    info_nce_loss,
+    repeatability_loss,
+)
 from superpoint_training.recipes.pairs import images, pair_examples
 from superpoint_training.recipes.points import magnification
 from superpoint_training.recipes.recipe import Recipe
@@ -84,8 +90,9 @@ def magicpoint_losses(network: nn.Module, batch: dict[str, Tensor]) -> dict[str,
 def superpoint_losses(network: nn.Module, batch: dict[str, Tensor], config: SuperPointTraining) -> dict[str, Tensor]:
     """Equation 1 of the paper on a batch of `PairExamples`: both detector losses and the descriptor loss."""
     logits, descriptors = network(images(batch, 'image_a', 'image_b'))
-    cells, valid = (torch.cat([batch[f'{kind}_a'], batch[f'{kind}_b']]) for kind in ('cells', 'valid'))
-    detector = detector_loss(logits, cells, valid)
+    kind, loss = ('expected', expected_detector_loss) if config.pairs.label_sigma else ('cells', detector_loss)
+    labels, valid = (torch.cat([batch[f'{name}_a'], batch[f'{name}_b']]) for name in (kind, 'valid'))
+    detector = loss(logits, labels, valid)
     first, second = descriptors.chunk(2)
     if config.descriptor_loss == 'dense_hinge':
         counted = batch['valid_b'].flatten(1) & batch['described'][:, None]
