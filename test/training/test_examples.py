@@ -145,15 +145,22 @@ def test_labels_that_are_spread_move_with_the_view_and_keep_their_probability():
 
 
 def test_sure_keypoints_are_described_rather_than_others():
+    """In a picture larger than the views, in which these are bright and those are grey."""
     rng = np.random.default_rng(0)
-    places = np.stack(np.meshgrid(np.arange(10, 90, 8), np.arange(10, 90, 8)), -1).reshape(-1, 2)
-    source = Still(grain(96, 96))
-    source.labels = np.column_stack([places, rng.permutation(np.repeat([0.9, 0.1], 50))])
+    places = np.stack(np.meshgrid(np.arange(10, 150, 8), np.arange(10, 150, 8)), -1).reshape(-1, 2)
+    sure = rng.permutation(len(places)) % 2 == 0
+    picture = np.zeros((160, 160), np.uint8)
+    for (x, y), is_sure in zip(places, sure, strict=True):
+        picture[y - 1 : y + 2, x - 1 : x + 2] = 250 if is_sure else 120
+    source = Still(picture)
+    source.labels = np.column_stack([places, np.where(sure, 0.9, 0.1)])
     examples = PairExamples([(source, 1.0)], PairsConfig(96, STILL, STILL, UNSPOILT, points=20, random_share=0.0), 0)
-    drawn = np.concatenate([examples[index]['points_a'].numpy() for index in range(20)])
-    sure = [source.labels[(source.labels[:, :2] == point).all(axis=1), 2].item() for point in drawn]
-    assert set(sure) == {0.9, 0.1}
-    assert np.mean(np.equal(sure, 0.9)) > 0.8
+    seen = []
+    for index in range(20):
+        x, y = examples[index]['points_a'].round().int().T
+        seen += examples[index]['image_a'][0, y, x].tolist()
+    assert set(seen) == {250, 120}
+    assert np.mean(np.equal(seen, 250)) > 0.8
 
 
 def test_crops_come_from_everywhere_in_a_large_frame_and_hold_the_whole_of_a_small_one():

@@ -42,8 +42,8 @@ class Stage:
 
 
 TRAININGS = {
-    'superpoint': ('_frontal', '_tilted', '_strided', ''),
-    'superpoint_small': ('_frontal', '_tilted', '_strided', '_levels', ''),
+    'superpoint': ('_frontal', '_tilted', '_strided', '_short'),
+    'superpoint_small': ('_frontal', '_tilted', '_strided', '_levels', '_short'),
 }
 """Of both networks, each from the weights of the one before: on views from the front, on tilted ones, with a first
 convolution that strides; the small one's descriptors learn to tell sizes apart; and both have half as long ones."""
@@ -71,9 +71,19 @@ ROUTE = (
         for network, trainings in TRAININGS.items()
         for before, training in pairwise((None, *trainings))
     ),
+    Stage(
+        'labels_4.npz', 'label', 'graded_labels.yaml', {'weights': 'superpoint_short.safetensors'}, ('--limit', '1500'),
+    ),
+    *(
+        Stage(
+            f'{network}.safetensors', 'superpoint', f'{network}.yaml',
+            {'labels': 'labels_4.npz', 'from': f'{network}_short.safetensors'},
+        )
+        for network in TRAININGS
+    ),
 )  # fmt: skip
-"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, and
-the trainings of the two networks."""
+"""MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, the
+trainings of the two networks, a fourth round, of labels that say how sure they are, and a training on those."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:

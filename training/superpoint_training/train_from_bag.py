@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--general-limit', type=int, default=400, help='maximum number of these; default: 400')
     parser.add_argument(
-        '--general-threshold', type=float, default=0.03, help='of their labels: few and sure; default: 0.03'
+        '--general-threshold', type=float, default=0.018, help='of their labels: few and sure; default: 0.018'
     )
     parser.add_argument(
         '--general-pairs', type=Path, metavar='DIR',

@@ -87,7 +87,7 @@ class Request:
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
-    general_threshold: float = 0.03
+    general_threshold: float = 0.018
     general_pairs: Path | None = None
     protocol: str = 'superpoint-240'
     levels: int = LEVELS
