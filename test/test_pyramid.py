@@ -91,7 +91,7 @@ def test_a_keypoint_s_score_and_descriptor_are_what_all_levels_around_say(detect
     levels = list(at_each_level(detector, 4 + per_octave, per_octave))
     expected = []
     for number, (width, height, alone, _, _) in enumerate(levels[:4]):
-        for (x, y), score in zip(alone.keypoints, alone.scores, strict=True):
+        for (x, y), score in zip(alone.keypoints.astype(float), alone.scores, strict=True):
             place = (x + 0.5) / width, (y + 0.5) / height
             beside, descriptor = [], 0
             for other, (columns, rows, _, scores, descriptors) in enumerate(levels):

@@ -53,6 +53,7 @@ def test_wrong_configurations_are_refused_with_the_reason(tmp_path, text, messag
     [
         ('pairs.size=100', 'multiple of 8'),
         ('pairs.points=0', 'points must be at least 1'),
+        ('pairs.label_sigma=-1', 'must not be negative'),
         ('pairs.random_share=2', 'from 0 to 1'),
         ('pairs.first.scale=[0.7]', 'expected 2 values'),
         ('pairs.first.scale=[1.4, 0.7]', 'smallest and a largest zoom'),

@@ -1,5 +1,8 @@
 """The commands `train` and `label`, on data small enough to train on in seconds."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from tiny import TINY, write_config
@@ -7,7 +10,24 @@ from tiny import TINY, write_config
 from superpoint_ros.networks import SuperPoint, load_network, save_network
 from superpoint_training import label, train
 from superpoint_training.distributed import pick_device
+from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels
+
+
+@pytest.mark.parametrize(('sigma', 'keypoints'), [(0, 10), (0.75, 4)])
+def test_a_training_says_what_a_prediction_blind_to_the_picture_would_have(
+    pictures, tmp_path, capsys, sigma, keypoints
+):
+    """With ten labels a picture, each a keypoint, or two in five."""
+    points = np.column_stack([np.arange(10, 110, 10), np.full(10, 40), np.full(10, 0.4)])
+    Labels(dict.fromkeys(Frames(pictures).names, points), {}).save(tmp_path / 'labels.npz')
+    config = write_config(tmp_path / 'c.yaml', loop={'steps': 1, 'batch_size': 2, 'workers': 0})
+    words = ['superpoint', '--config', config, '--frames', str(pictures), '--labels', str(tmp_path / 'labels.npz')]
+    words += ['--out', str(tmp_path / 'w.safetensors'), '--set', 'pairs.size=64', f'pairs.label_sigma={sigma}']
+    assert train.main([*words, '--device', 'cpu']) == 0
+    said = float(re.search(r'has a detector loss of about ([\d.]+)', capsys.readouterr().out)[1])
+    share = keypoints / (16 * 20)
+    assert said == pytest.approx(-share * np.log(share / 64) - (1 - share) * np.log(1 - share), abs=1e-3)
 
 
 def test_magicpoint_learns_and_resumes_to_the_same_weights(tmp_path):
