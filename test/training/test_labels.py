@@ -144,7 +144,7 @@ def test_frames_of_any_size_are_labelled_and_other_settings_refused(tmp_path):
     labels, finished = label_frames(network, frames, config, out, world=World())
     assert (list(labels.by_name), finished) == (frames.names, True)
     assert len(labels.by_name['c.png']) == 0
-    with pytest.raises(ValueError, match='another configuration, network or seed'):
+    with pytest.raises(ValueError, match='another configuration, network, seed or version'):
         label_frames(SuperPoint(TINY), frames, config, out, world=World())
 
 
@@ -194,6 +194,15 @@ def test_a_label_is_as_sure_as_all_that_is_around_its_peak_and_in_the_middle_of_
     found = find_labels(heat, LabelConfig(threshold=0.05))
     np.testing.assert_allclose(found, [[20.2, 10.4, 0.5], [31, 31, 1], [43, 35 + 1 / 3, 0.3]], atol=1e-6)
     assert find_labels(np.zeros((0, 5), np.float32), LabelConfig()).shape == (0, 3)
+
+
+def test_labels_of_the_version_before_are_not_gone_on_with(tmp_path, pictures):
+    frames, network, config = Frames(pictures), SuperPoint(TINY), LabelConfig(views=2)
+    labels, _ = label_frames(network, frames, config, tmp_path / 'l.npz', world=World())
+    about = {key: value for key, value in labels.about.items() if key != 'format'}
+    Labels(labels.by_name, about).save(tmp_path / 'l.npz')
+    with pytest.raises(ValueError, match=r"l\.npz' was begun with another .* version: remove it"):
+        label_frames(network, frames, config, tmp_path / 'l.npz', world=World())
 
 
 def test_labels_of_the_version_before_are_sure(tmp_path):

@@ -33,7 +33,7 @@ class LabelConfig:
             by its scale, since higher resolutions place corners better.
         erosion: pixels taken off each view's border, where the picture's own edge looks like a corner.
         min_views: a pixel needs so many views to be judged.
-        threshold: smallest averaged probability of a label.
+        threshold: smallest averaged probability at a label's peak; a label's own is the sum of what is around that.
         nms_radius: pixels.
         max_keypoints: labels a frame.
         at_once: views that go through the network at once; halved, with a message, where memory does not suffice.

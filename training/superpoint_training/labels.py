@@ -26,6 +26,9 @@ from superpoint_training.interruptible import Interruptible
 
 SAVE_SECONDS = 30
 
+FORMAT = 2
+"""Of labels with probabilities and places between pixels; the first had neither, and is not gone on with."""
+
 
 class NamedFrames(Protocol):
     """Pictures by index, `[H, W]` uint8 grey of any sizes, each with a name; see `Frames`."""
@@ -131,10 +134,10 @@ def label_frames(
 
     Raises:
         TrainingError: memory, disk or another process failed.
-        ValueError: the file was begun with another configuration, network or seed.
+        ValueError: the file was begun with another configuration, network, seed or `FORMAT`.
     """
     network = network.to(world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    about = _as_stored({'config': asdict(config), 'network': _digest(network), 'seed': seed})
+    about = _as_stored({'format': FORMAT, 'config': asdict(config), 'network': _digest(network), 'seed': seed})
     done = world.from_first(set(_merged(out, about, frames.names).by_name) if world.first else set())
     todo = [index for index, name in enumerate(frames.names) if name not in done][world.rank :: world.size]
     own, own_file = Labels({}, about), _part(out, world.rank)
@@ -179,7 +182,7 @@ def _merged(out: Path, about: dict[str, object], names: Sequence[str]) -> Labels
         labels = Labels.load(path)
         if any(labels.about.get(key) != value for key, value in about.items()):
             raise ValueError(
-                f"'{path}' was begun with another configuration, network or seed: remove it or write elsewhere"
+                f"'{path}' was begun with another configuration, network, seed or version: remove it or write elsewhere"
             )
         found |= labels.by_name
     ordered = {name: found[name] for name in names if name in found} | found
