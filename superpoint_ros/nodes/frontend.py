@@ -31,6 +31,7 @@ from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
 from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
+from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
@@ -318,6 +319,7 @@ def _read_mask(path: str) -> np.ndarray | None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until a signal comes."""
+    check_arguments('frontend', __doc__, PARAMETERS, args)
     run('frontend', FrontendNode, serve, args)
 
 

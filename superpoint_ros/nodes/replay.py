@@ -13,6 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from superpoint_ros.nodes.calibration_files import CalibrationFileError
+from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.recordings import (
@@ -206,6 +207,7 @@ class Replay(Node):
 
 def main(args: list[str] | None = None) -> None:
     """Play until the recording ends or a signal comes."""
+    check_arguments('replay', __doc__, PARAMETERS, args)
     run('replay', Replay, Replay.play, args, refusals=(RecordingError, CalibrationFileError, ParameterError))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.parameters import ParameterError
 from superpoint_ros.nodes.process import run
@@ -52,6 +53,7 @@ def check_names(cameras: list[str]) -> tuple[str, ...]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until a signal comes."""
+    check_arguments('rig_frontend', __doc__, RIG_PARAMETERS, args)
     run('rig_frontend', RigNode, serve, args)
 
 

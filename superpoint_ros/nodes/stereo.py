@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from superpoint_ros.camera import Camera
 from superpoint_ros.frontend import Frame
 from superpoint_ros.nodes.channel import Arrival
+from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.outputs import Outputs, StereoOutput
@@ -183,6 +184,7 @@ def _figures(left: Frame, matches: StereoMatches) -> dict[str, float]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until a signal comes."""
+    check_arguments('stereo_frontend', __doc__, STEREO_PARAMETERS, args)
     run('stereo_frontend', StereoNode, serve, args)
 
 
