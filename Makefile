@@ -4,6 +4,7 @@ VENV ?= .venv
 COLCON_VENV ?= .venv-colcon
 INPUT ?=
 TOPIC ?=
+CAMERA_INFO ?=
 COLCON_FLAGS ?=
 
 BIN := $(VENV)/bin
@@ -27,7 +28,8 @@ help:
 	@echo "make lint | benchmark | build | clean"
 
 demo: $(INSTALLED)
-	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
+	$(BIN)/python -m superpoint_ros.demo $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)") \
+		$(if $(CAMERA_INFO),--camera-info "$(CAMERA_INFO)")
 
 # Tests that need ROS skip without it; here it must be there. Those of the nodes mostly wait, and the others take the time
 # that they leave.

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
             gallery = Gallery(options.frames)
             source = Source(gallery.bag(options.output), transfer=gallery.transfer)
         else:
-            source = Source(options.input, options.topic)
+            source = Source(options.input, options.topic, options.camera_info)
         print(f'Playing {source.open()} ...', flush=True)
         summary = run(source, options.output, settings)
     except (DemoError, ProcessError, RecordingError, CalibrationFileError, OSError) as error:
@@ -39,6 +39,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the built-in sequence'
     )
     parser.add_argument('--topic', default='', help='image topic of a bag; default: the one with the most images')
+    parser.add_argument(
+        '--camera-info', type=Path, help='calibration file (YAML) of a recording that has none or a wrong one'
+    )
     parser.add_argument('--output', type=Path, default=Path('out/demo'), help='default: %(default)s')
     parser.add_argument('--weights', default='superpoint', help='default: %(default)s')
     parser.add_argument(
@@ -54,6 +57,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.frames < 1:
         parser.error('--frames must be 1 or more')
+    if options.input is None and (options.topic or options.camera_info):
+        parser.error('--topic and --camera-info are about a recording: name it, too')
     return options
 
 

@@ -33,10 +33,14 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """What is played: a recording, its image topic ('' for that with most images), its truth if known."""
+    """What is played: a recording, its image topic ('' for that with most images), its truth if known.
+
+    camera_info: calibration file that stands in for a recorded calibration.
+    """
 
     path: Path
     topic: str = ''
+    camera_info: Path | None = None
     transfer: Transfer | None = None
 
     def open(self) -> Recording:
@@ -44,8 +48,9 @@ class Source:
 
         Raises:
             RecordingError: it can't be played.
+            CalibrationFileError: its calibration can't be read.
         """
-        return open_recording(self.path, Options(topic=self.topic))
+        return open_recording(self.path, Options(topic=self.topic, camera_info=self.camera_info))
 
     def images(self) -> Iterator[tuple[int, Image]]:
         """Stamps and readable images [H, W, 3] of the recording."""
@@ -74,6 +79,7 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
 
     Raises:
         RecordingError: the source can't be played, or something else is where the bag goes.
+        CalibrationFileError: its calibration can't be read.
         ProcessError, DemoError: the front-end or the replay did not work.
     """
     source.open()
@@ -106,6 +112,7 @@ def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) 
     replay_arguments = _arguments(
         input=str(source.path.absolute()),
         topic=source.topic,
+        camera_info=str(source.camera_info.absolute()) if source.camera_info else '',
         rate=str(settings.rate),
         wait_for_subscribers='2',  # the front-end and the recorder
     )

@@ -100,14 +100,29 @@ def test_what_is_played_is_never_overwritten(tmp_path: Path) -> None:
     assert (result.returncode, 'give another --output' in result.stderr, video.exists()) == (1, True, True)
 
 
-def test_a_folder_of_the_users_pictures_has_no_ground_truth(output: Path, tmp_path: Path) -> None:
+def test_a_folder_of_the_users_pictures_has_the_given_calibration_and_no_ground_truth(
+    output: Path, tmp_path: Path
+) -> None:
     video = cv2.VideoCapture(str(next(output.glob('matches.[ma][pv][4i]'))))
     pictures = tmp_path / 'pictures'
     pictures.mkdir()
     for index in range(5):
         cv2.imwrite(str(pictures / f'{index}.png'), video.read()[1])
-    result = demo(str(pictures), '--output', str(tmp_path / 'out'), '--rate', '0')
+    calibration = tmp_path / 'camera.yaml'
+    calibration.write_text(
+        'image_width: 640\nimage_height: 480\ndistortion_model: plumb_bob\n'
+        'camera_matrix: {data: [500, 0, 320, 0, 501, 240, 0, 0, 1]}\n'
+        'distortion_coefficients: {data: [0.1, 0, 0, 0, 0]}\n'
+        'rectification_matrix: {data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}\n'
+        'projection_matrix: {data: [500, 0, 320, 0, 0, 501, 240, 0, 0, 0, 1, 0]}\n'
+    )
+    given = ['--output', str(tmp_path / 'out'), '--rate', '0', '--camera-info', str(calibration)]
+    result = demo(str(pictures), *given)
     assert result.returncode == 0, result.stderr
+    with AnyReader([tmp_path / 'out' / 'run']) as reader:
+        infos = [c for c in reader.connections if c.topic == '/camera_info']
+        calibrated = [list(reader.deserialize(raw, c.msgtype).k) for c, _, raw in reader.messages(infos)]
+    assert calibrated == [[500, 0, 320, 0, 501, 240, 0, 0, 1]] * 5
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['frames_processed'] == 5
     assert summary['matches_mean'] > 0
@@ -119,6 +134,7 @@ def test_a_folder_of_the_users_pictures_has_no_ground_truth(output: Path, tmp_pa
     [
         (['/does/not/exist'], 'There is no /does/not/exist.'),
         (['{tmp_path}'], 'holds no pictures'),
+        (['superpoint_ros/demo/photographs', '--camera-info', '/no/camera.yaml'], '/no/camera.yaml'),
         (['--frames', '2', '--weights', '/no/weights.safetensors'], '/no/weights.safetensors'),
     ],
 )
@@ -128,3 +144,9 @@ def test_what_went_wrong_is_said_in_a_line(arguments: list[str], complaint: str,
     assert result.returncode == 1
     assert complaint in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_what_is_about_a_recording_needs_one() -> None:
+    result = demo('--camera-info', 'camera.yaml')
+    assert result.returncode == 2
+    assert 'name it, too' in result.stderr
