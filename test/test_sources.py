@@ -327,6 +327,29 @@ def test_pictures_in_folders_beside_a_list_as_tum_has_them(tmp_path):
         assert open_source(folder).has_clock
 
 
+@pytest.mark.parametrize('name', ['20230101123045033', '12345678901234567890', '1305031102175304000.5', '9' * 19])
+def test_numbers_that_are_no_time_since_1970_are_counted(tmp_path, name):
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f'{name[:-1]}{index}.png'), PICTURES[index])
+    found, _ = read(tmp_path)
+    assert [time_ns for time_ns, _ in found] == [1_000_000_000, 1_033_333_333, 1_066_666_667]
+
+
+def test_names_and_lists_of_any_letters(tmp_path):
+    for index, name in enumerate(['scan1²2.png', 'scan1²10.png', 'scan٣.png']):
+        cv2.imwrite(str(tmp_path / name), PICTURES[index])
+    assert len(read(tmp_path)[0]) == 3
+    (tmp_path / 'a.png').write_bytes(cv2.imencode('.png', PICTURES[0])[1].tobytes())
+    (tmp_path / 'timestamps.txt').write_bytes('# Zürich\n# timestamp_s file\n2.5 a.png\n'.encode('latin-1'))
+    assert [time_ns for time_ns, _ in read(tmp_path)[0]] == [2_500_000_000]
+
+
+def test_a_folder_of_a_bag_without_its_file_is_refused(tmp_path):
+    (tmp_path / 'metadata.yaml').write_text('rosbag2_bagfile_information:\n  version: 5\n')
+    with pytest.raises(RecordingError, match='could not be read'):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize('share', [0.1, 0.55, 0.9])
 def test_an_archive_without_its_end_gives_its_start(tmp_path, share):
     archive = tmp_path / 'frames.tar'

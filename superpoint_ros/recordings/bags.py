@@ -54,6 +54,12 @@ class Bag:
     def __str__(self) -> str:
         return f'the bag {self.path}'
 
+    def files(self) -> list[Path]:
+        """The bag, or all in its folder but SQLite's shared memory, which reading changes."""
+        if not self.path.is_dir():
+            return [self.path]
+        return [file for file in self.path.iterdir() if file.is_file() and not file.name.endswith('-shm')]
+
     def topics(self) -> list[TopicSummary]:
         """All topics. Of a damaged bag they are counted, which takes reading all of it."""
         with ExitStack() as stack:

@@ -58,6 +58,11 @@ class Pictures:
     def __str__(self) -> str:
         return f'the {len(self._times)} pictures in {self.path}'
 
+    def files(self) -> list[Path]:
+        """The pictures, or their archive, and the list of their times."""
+        listed = _list_in(self.path)
+        return [*{file for file, _, _ in self._places.values()}, *([listed] if listed else [])]
+
     def topics(self) -> list[TopicSummary]:
         """The one camera."""
         first, last = min(self._times.values()), max(self._times.values())
@@ -86,7 +91,7 @@ class Pictures:
     def _in_folder(self) -> dict[str, tuple[Path, int, int]]:
         """File, offset and size of each picture."""
         named = _list_in(self.path)
-        words = set(named.read_text().split()) if named else set()
+        words = set(named.read_text(errors='replace').split()) if named else set()
         files = {file.name: file for file in self.path.iterdir()}
         files |= {name: file for file in self.path.glob('*/*') if (name := f'{file.parent.name}/{file.name}') in words}
         return {
@@ -111,14 +116,14 @@ class Pictures:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key by which frame2 comes before frame10."""
-    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
 def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
     stems = [Path(name).stem for name in names]
-    if all(stem.isdigit() and len(stem) >= 16 for stem in stems):  # nanoseconds since 1970
+    if all(re.fullmatch(r'1\d{18}', stem, re.ASCII) for stem in stems):  # nanoseconds since 1970; others count, or date
         return {name: int(stem) for name, stem in zip(names, stems, strict=True)}
-    if all(re.fullmatch(r'\d{9,10}\.\d+', stem) for stem in stems):
+    if all(re.fullmatch(r'1?\d{9}\.\d+', stem, re.ASCII) for stem in stems):
         return {name: nanoseconds(stem) for name, stem in zip(names, stems, strict=True)}
     return {name: FIRST_STAMP_NS + round(index * 1e9 / fps) for index, name in enumerate(names)}
 
@@ -142,7 +147,7 @@ def listed_times(path: Path, is_picture: Callable[[str], bool]) -> dict[str, int
     Raises:
         RecordingError: a time is no number.
     """
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors='replace').splitlines()
     heads = [line[1:].split() for line in lines if line.startswith('#') and 'timestamp' in line]
     columns = heads[-1] if heads else []
     named = [columns.index(name) for name in ('timestamp_ns', 'timestamp_s') if name in columns]

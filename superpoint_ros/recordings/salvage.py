@@ -33,7 +33,8 @@ class RawMessage(NamedTuple):
 def salvage(path: Path) -> Iterator[RawMessage]:
     """All messages of a storage file that can still be read; none of a file that is something else."""
     readers = {'.mcap': _salvage_mcap, '.db3': _salvage_sqlite, '.bag': _salvage_bag1, '.active': _salvage_bag1}
-    for message in readers[path.suffix](path):
+    reader = readers.get(path.suffix)
+    for message in reader(path) if reader else ():
         yield message._replace(data=unpack_message(message.data))
 
 

@@ -126,6 +126,10 @@ class Source(Protocol):
     path: Path
     has_clock: bool
 
+    def files(self) -> list[Path]:
+        """The files that it is made of, by which it is told from others."""
+        ...
+
     def topics(self) -> list[TopicSummary]:
         """All topics, in the order of their names."""
         ...

@@ -40,6 +40,10 @@ class Video:
     def __str__(self) -> str:
         return f'the video {self.path}'
 
+    def files(self) -> list[Path]:
+        """The file."""
+        return [self.path]
+
     def topics(self) -> list[TopicSummary]:
         """The one camera, with the number of frames that the file claims."""
         first, last = FIRST_STAMP_NS, FIRST_STAMP_NS + (self._frames - 1) * self._period_ns

@@ -174,6 +174,14 @@ def test_tum_of_an_unknown_camera_wants_a_calibration(tmp_path):
     assert open_sequence(root, calibration).camera.K[1, 1] == 101
 
 
+def test_a_line_of_euroc_that_says_too_little_is_named(tmp_path):
+    root, _ = write_euroc(tmp_path / 'V1_01_easy')
+    listed = root / 'mav0' / 'cam0' / 'data.csv'
+    listed.write_text(listed.read_text() + '1403636579763555584\n')
+    with pytest.raises(ValueError, match=r'data\.csv'):
+        open_sequence(root)
+
+
 def test_euroc_as_downloaded(tmp_path):
     root, body_to_camera = write_euroc(tmp_path / 'V1_01_easy')
     for folder in (root, root / 'mav0'):

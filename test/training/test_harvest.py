@@ -137,6 +137,21 @@ def test_the_hash_is_that_of_the_file(tmp_path):
     assert found.report['recordings'][0]['sha256'] == sha256(path.read_bytes()).hexdigest()
 
 
+def test_pictures_in_folders_beside_their_list_tell_recordings_apart(tmp_path):
+    folders = tmp_path / 'monday', tmp_path / 'tuesday'
+    for day, folder in enumerate(folders):
+        (folder / 'rgb').mkdir(parents=True)
+        for index, picture in enumerate(drive(60, seed=day)):
+            cv2.imwrite(str(folder / 'rgb' / f'{index:04d}.png'), picture)
+        listed = [f'{index * 0.1:.1f} rgb/{index:04d}.png' for index in range(60)]
+        (folder / 'timestamps.txt').write_text('\n'.join(listed))
+    settings = {'held_out_share': 0.2, 'held_out_run': 6, 'min_train_frames': 10}
+    found = gather(folders, tmp_path / 'cache', **settings)
+    assert found.report['total']['seen'] == 120
+    cv2.imwrite(str(folders[0] / 'rgb' / '0031.png'), PICTURES[0])
+    assert gather(folders, tmp_path / 'cache', **settings).folder != found.folder
+
+
 def test_what_is_unchanged_is_found_again_and_what_changed_is_made_anew(bag, tmp_path, monkeypatch):
     first = gather([bag], tmp_path)
     measured = []

@@ -77,6 +77,8 @@ def _tum(root: Path, intrinsics: Path | None) -> PosedFrames:
 def _euroc(root: Path, body: Path, intrinsics: Path | None) -> PosedFrames:
     lines = (body / 'cam0' / 'data.csv').read_text().splitlines()
     rows = [[cell.strip() for cell in line.split(',')] for line in lines if line.strip() and not line.startswith('#')]
+    if not all(len(row) > 1 and row[0].isdecimal() for row in rows):
+        raise ValueError(f"'{body / 'cam0' / 'data.csv'}' must have a time in nanoseconds and a picture in every line")
     sensor = body / 'cam0' / 'sensor.yaml'
     try:
         body_to_camera = np.array(read_yaml(sensor)['T_BS']['data'], float).reshape(4, 4)

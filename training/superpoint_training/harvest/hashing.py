@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from superpoint_ros.recordings import Source
 from superpoint_training.files import write_whole
 from superpoint_training.harvest.settings import HarvestError
 
@@ -15,10 +16,10 @@ _PIECE = 1 << 22
 
 
 class Hashes:
-    """SHA-256 of files and folders, remembered in a file for as long as size and time of change stay.
+    """SHA-256 of recordings, remembered in a file for as long as size and time of change stay.
 
-    The hash of a folder is that of a list `<hash>  <name>` of its files by name, a line each: what
-    `sha256sum * | sha256sum` prints in it.
+    The hash of a folder is that of a list `<hash>  <name>` of the recording's files by name, a line each: what
+    `sha256sum * | sha256sum` prints in it, where these are all that is there.
 
     Args:
         memory: the file; what can't be read of it is forgotten.
@@ -34,27 +35,27 @@ class Hashes:
             known = {}
         self._known: dict[str, list[object]] = known if isinstance(known, dict) else {}
 
-    def of(self, path: Path) -> str:
+    def of(self, recording: Source) -> str:
         """Hash of a recording, 64 hexadecimal digits.
 
         Raises:
             HarvestError: it can't be read.
         """
-        path = path.resolve()
+        path = recording.path.resolve()
         try:
-            files = _files(path)
-            total = sum(file.stat().st_size for file in files)
+            names = sorted(file.relative_to(recording.path).as_posix() for file in recording.files())
+            files = [path / name for name in names]
             with tqdm(
-                total=total, desc=f'hash {path.name}', unit='B', unit_scale=True, disable=not self._show_progress,
-                leave=False, delay=1,
+                total=sum(file.stat().st_size for file in files), desc=f'hash {path.name}', unit='B', unit_scale=True,
+                disable=not self._show_progress, leave=False, delay=1,
             ) as bar:  # fmt: skip
-                hashes = {file.name: self._of_file(file, bar) for file in files}
+                hashes = [self._of_file(file, bar) for file in files]
         except OSError as error:
             raise HarvestError(f'{path} could not be read: {error.strerror}.') from error
         write_whole(self._memory, json.dumps(self._known, indent=1).encode())
         if not path.is_dir():
-            return hashes[path.name]
-        listing = ''.join(f'{digest}  {name}\n' for name, digest in hashes.items())
+            return hashes[0]
+        listing = ''.join(f'{digest}  {name}\n' for digest, name in zip(hashes, names, strict=True))
         return hashlib.sha256(listing.encode()).hexdigest()
 
     def _of_file(self, file: Path, bar: tqdm) -> str:
@@ -71,10 +72,3 @@ class Hashes:
                 bar.update(len(piece))
         self._known[str(file)] = [*signature, digest.hexdigest()]
         return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    """The files of a recording, by name; not SQLite's shared memory, which reading changes."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.endswith('-shm'))

@@ -199,7 +199,7 @@ def _prepare(
     with alone(cache / '.lock'):
         hashes = Hashes(cache / 'hashes.json', show_progress)
         for feed in feeds:
-            by_hash.setdefault((hashes.of(feed.source.path), feed.topics), feed)
+            by_hash.setdefault((hashes.of(feed.source), feed.topics), feed)
     return list(by_hash.values()), [content for content, _ in by_hash], cache
 
 

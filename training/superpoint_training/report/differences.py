@@ -93,7 +93,7 @@ def pose_differences(detector: str, first: Mapping[str, Any], second: Mapping[st
 
 def _in_counting_order(pair: str) -> list[str | int]:
     """For sorting: 'frame 9' before 'frame 10'."""
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', pair)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', pair)]
 
 
 def _stretches(pairs: int) -> list[str]:
