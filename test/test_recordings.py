@@ -42,10 +42,12 @@ def write_bag(
     first_stamp_ns: int = START_NS,
     stamp_step_ns: int = PERIOD_NS,
     only_info: int | None = None,
+    spoilt_image: int | None = None,
 ) -> Path:
     """COUNT pictures on /cam/image_raw with a calibration before each; returns what a user would name.
 
-    only_info: the picture before which the only calibration is, and that one damaged.
+    only_info: the picture before which the only calibration is, and that one damaged. spoilt_image: one of which the
+    message can't be read.
     """
     store = get_typestore(STORES[storage])
     types = store.types
@@ -86,7 +88,7 @@ def write_bag(
                 writer.write(infos, stamp, serialize(info(index), 'sensor_msgs/msg/CameraInfo'))
             elif only_info == index:
                 writer.write(infos, stamp, b'damaged')
-            writer.write(images, stamp + 1, serialize(image(index), kind))
+            writer.write(images, stamp + 1, b'damaged' if index == spoilt_image else serialize(image(index), kind))
             if extra and index % 2:
                 writer.write(extra, stamp + 2, serialize(image(index), kind))
     return path
@@ -174,11 +176,18 @@ def test_simulated_time_may_begin_at_0(tmp_path):
     assert [shot.stamp_ns for shot in shots] == [index * PERIOD_NS for index in range(COUNT)]
 
 
-def test_images_before_a_damaged_first_calibration_are_played(tmp_path):
+def test_a_damaged_calibration_keeps_no_image_from_being_played(tmp_path):
     shots, error = play(write_bag(tmp_path / 'bag', only_info=3))
-    check(shots, 3)
+    check(shots)
     assert {shot.info for shot in shots} == {None}
-    assert 'damaged from here on' in error
+    assert '1 messages were skipped' in error
+
+
+def test_what_comes_after_a_spoilt_message_is_played(tmp_path):
+    shots, error = play(write_bag(tmp_path / 'bag', spoilt_image=5))
+    played = [(shot.stamp_ns - START_NS) // PERIOD_NS for shot in shots]
+    assert played == [index for index in range(COUNT) if index != 5]
+    assert f'{COUNT - 1} images could be played: 1 messages were skipped' in error
 
 
 def test_a_folder_of_pictures_in_their_natural_order(tmp_path):

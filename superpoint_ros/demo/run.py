@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
 from superpoint_ros.images import ImageError, to_array
 from superpoint_ros.networks import STRIDE
 from superpoint_ros.nodes.middleware import fast_dds_environment
-from superpoint_ros.nodes.recordings import Options, Recording, open_recording
+from superpoint_ros.nodes.recordings import CutShortError, Options, Recording, open_recording
 
 START_SECONDS = 120.0
 """For loading and compiling the network on a slow machine."""
@@ -53,13 +54,14 @@ class Source:
         return open_recording(self.path, Options(topic=self.topic, camera_info=self.camera_info))
 
     def images(self) -> Iterator[tuple[int, Image]]:
-        """Stamps and readable images [H, W, 3] of the recording."""
-        for shot in self.open():
-            try:
-                grey = to_array(shot.image)
-            except ImageError:
-                continue
-            yield shot.stamp_ns, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR).astype(np.uint8)
+        """Stamps and readable images [H, W, 3] of the recording, as far as it goes."""
+        with suppress(CutShortError):
+            for shot in self.open():
+                try:
+                    grey = to_array(shot.image)
+                except ImageError:
+                    continue
+                yield shot.stamp_ns, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Shot:
 
 
 class Recording(Protocol):
-    """Can be iterated again and again; raises CutShortError where a damaged recording stops.
+    """Can be iterated again and again; raises CutShortError at the end of a damaged one.
 
     Attributes:
         calibration: topic or file that the calibration is from; '' where there is none.
@@ -137,7 +137,8 @@ class BagCamera:
     """The images of one topic of a bag, each with the calibration that was latest when it was recorded.
 
     Their times are their stamps; where their driver set none, when they were recorded.
-    A bag without its end, as a full disk or a crash leaves it, is played as far as it goes.
+    A bag without its end, as a full disk or a crash leaves it, is played as far as it goes; messages that are spoilt
+    are left out.
     """
 
     def __init__(self, bag: Bag, options: Options) -> None:
@@ -164,7 +165,7 @@ class BagCamera:
                 elif self._info is None:
                     info = _to_info(message)
         except CutShortError as error:
-            raise CutShortError(f'{self} is cut off after {played} images: {error}') from error
+            raise CutShortError(f'{self} is damaged; {played} images could be played: {error}') from error
 
     def _first_info(self) -> CameraInfo | None:
         """The first calibration, for images that were recorded just before it; None if damage comes first."""
@@ -180,13 +181,17 @@ class BagCamera:
         return True
 
     def _messages(self, *topics: str) -> Generator[tuple[str, int, Any], None, None]:
-        """Topic, time in nanoseconds at which it was recorded, and content of each message."""
+        """Topic, time in nanoseconds at which it was recorded, and content of each message that is whole."""
+        spoilt: list[RecordingError] = []
         for record in self._bag.records(topics):
             try:
                 message = record.load()
             except RecordingError as error:
-                raise CutShortError(f'damaged from here on: {error}') from error
+                spoilt.append(error)
+                continue
             yield record.topic, record.time_ns, message
+        if spoilt:
+            raise CutShortError(f'{len(spoilt)} messages were skipped. {spoilt[0]}')
 
 
 def _image_topic(topics: list[TopicSummary], wanted: str) -> str:

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -26,6 +27,11 @@ from superpoint_ros.nodes.recordings import (
     open_recording,
     time_of,
 )
+
+_LONGEST_PAUSE = 600.0
+"""Recorded seconds between two images that are waited for; longer ones are those of a clock that was set."""
+_FURTHEST_BACK = -1.0
+"""Recorded seconds by which stamps go back where images are out of order; by more, the clock was set."""
 
 PARAMETERS = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
@@ -123,38 +129,42 @@ class Replay(Node):
         self.get_logger().info(f'Playing {recording}, {calibration}.')
         shift_ns = 0
         while True:
-            began, round_ns = self._play_once(recording, shift_ns)
+            end, round_ns = self._play_once(recording, shift_ns)
             if not settings['loop']:
                 break
             shift_ns += round_ns
             if settings['rate'] > 0:
-                self._spin_until(began + round_ns * 1e-9 / settings['rate'])
+                self._spin_until(end)
         self._finish()
 
     def _play_once(self, recording: Recording, shift_ns: int) -> tuple[float, int]:
         """Play all images, their stamps moved by `shift_ns`.
 
-        Returns when the first came, in seconds of the monotonic clock, and after how many recorded nanoseconds the next
-        round's first is to come.
+        Returns when the next round's first is to come, in seconds of the monotonic clock, and how many recorded
+        nanoseconds this round took.
         """
-        started = monotonic()
+        rate = self._settings['rate'] or float('inf')
+        began = due = monotonic()
         stamps: list[int] = []
         try:
             for shot in recording:
                 if not stamps:  # what it took to open the recording is not to be caught up on in a burst
-                    started = monotonic()
+                    began = due = monotonic()
+                elif _FURTHEST_BACK <= (step := (shot.stamp_ns - stamps[-1]) * 1e-9) <= _LONGEST_PAUSE:
+                    due += step / rate
+                else:
+                    self.get_logger().warning(f'The stamps jump by {step:.1f} s, which is not waited for.')
+                self._spin_until(due)
                 stamps.append(shot.stamp_ns)
-                if self._settings['rate'] > 0:
-                    self._spin_until(started + (shot.stamp_ns - stamps[0]) * 1e-9 / self._settings['rate'])
                 self._publish(shot, shift_ns)
         except CutShortError as error:
             self.get_logger().warning(str(error))
         if not stamps:
             raise RecordingError(f'There are no images in {recording}.')
-        seconds = monotonic() - started
+        seconds = monotonic() - began
         self.get_logger().info(f'Played {len(stamps)} images in {seconds:.1f} s.')
-        period = (stamps[-1] - stamps[0]) // (len(stamps) - 1) if len(stamps) > 1 else 1_000_000_000
-        return started, max(stamps) - stamps[0] + max(period, 1)
+        period = max(1, int(np.median(np.diff(stamps)))) if len(stamps) > 1 else 1_000_000_000
+        return due + period * 1e-9 / rate, max(stamps) - min(stamps) + period
 
     def _publish(self, shot: Shot, shift_ns: int) -> None:
         image = shot.image
@@ -188,8 +198,8 @@ class Replay(Node):
 
     def _wait_for_answer(self, stamp: tuple[int, int]) -> None:
         deadline = monotonic() + self._settings['answer_timeout']
-        while self._answer != stamp and monotonic() < deadline:
-            self._executor.spin_once(timeout_sec=deadline - monotonic())
+        while self._answer != stamp and (left := deadline - monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
 
     def _on_features(self, serialized: bytes) -> None:
         # The stamp is all that is needed of 1 MB. It follows 4 bytes that say how the message is encoded.

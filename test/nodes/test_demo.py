@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
+from test_recordings import COUNT, write_bag
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,6 +128,15 @@ def test_a_folder_of_the_users_pictures_has_the_given_calibration_and_no_ground_
     assert summary['frames_processed'] == 5
     assert summary['matches_mean'] > 0
     assert summary['ground_truth_precision'] is None
+
+
+def test_a_bag_that_is_cut_off_is_played_as_far_as_it_goes(tmp_path: Path) -> None:
+    file = write_bag(tmp_path / 'bag') / 'bag.mcap'
+    file.write_bytes(file.read_bytes()[:2_200_000])
+    result = demo(str(tmp_path / 'bag'), '--output', str(tmp_path / 'out'), '--rate', '0')
+    assert result.returncode == 0, result.stderr
+    assert 3 <= json.loads((tmp_path / 'out' / 'summary.json').read_text())['frames_processed'] < COUNT
+    assert 'frames in / processed / dropped' in result.stdout
 
 
 @pytest.mark.parametrize(
