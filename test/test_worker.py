@@ -100,6 +100,21 @@ def test_the_first_waits_for_the_others_that_are_alive_but_not_for_silent_ones(m
     assert desk.handled == [{0: '0 at 0'}, {0: '0 at 0.1', 1: '1 at 0', 2: '2 at 0'}, {0: '0 at 5'}]
 
 
+def test_the_time_that_others_were_in_hand_is_time_that_the_first_has_waited(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(worker, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(worker, '_ALIVE', 1000.0)
+    desk = Desk(gather=600.0)
+    desk.worker.put('in hand')
+    assert desk.begun.acquire(timeout=30)
+    desk.worker.put('waits', 1)
+    now[0] = 700.0
+    desk.may_end.release(2)
+    assert desk.begun.acquire(timeout=30), 'It waits for source 0 for 600 s from now on.'
+    desk.worker.stop()
+    assert desk.handled == [{0: 'in hand'}, {1: 'waits'}]
+
+
 def test_who_does_not_come_is_waited_for_no_longer_than_said():
     desk = Desk(gather=0.01)
     desk.may_end.release(9)

@@ -20,8 +20,8 @@ class NewestWins(Generic[Item]):
         handle: called with the items that wait, by source in ascending order, one or more.
         on_drop: called with the source of each item that was replaced, or still waited at `stop`.
         on_error: called with the traceback when `handle` raised; the next items are handled all the same.
-        gather: seconds that the first item waits for those of the other sources, to be handled together. It
-            does not wait for sources that are silent. May be changed at any time.
+        gather: seconds that the first item waits for those of the other sources, to be handled together, the time
+            included that others were in hand. It does not wait for sources that are silent. May be changed at any time.
     """
 
     def __init__(
@@ -66,8 +66,9 @@ class NewestWins(Generic[Item]):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._waiting)
-                if self.gather:
-                    self._changed.wait_for(lambda: self._stopped or self._is_complete(), self.gather)
+                if self.gather and self._waiting:
+                    waited = monotonic() - min(self._last_put[source] for source in self._waiting)
+                    self._changed.wait_for(lambda: self._stopped or self._is_complete(), self.gather - waited)
                 if self._stopped:
                     return
                 items, self._waiting = self._waiting, {}
