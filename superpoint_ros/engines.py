@@ -55,6 +55,7 @@ class Engine(Protocol):
 
     description: str
     """Engine, precision and device, for people."""
+    device: torch.device
     sessions: Sessions | None
     """Finds features without leaving the device; None where maps are all that there is."""
 
@@ -163,6 +164,7 @@ class TorchEngine:
 class OpenVINOEngine:
     """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
+    device = torch.device('cpu')
     sessions: Sessions | None = None
 
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:

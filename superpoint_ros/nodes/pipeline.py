@@ -140,9 +140,9 @@ class Pipeline:
                 self.channels[index].fail(cause, message)
 
     def _fall_back_to_cpu(self, error: EngineError) -> None:
-        """Go on without the device that failed. Where that fails, too, the next image tries again."""
+        """Go on without a device that failed, but the CPU. Where that fails, too, the next image tries again."""
         failed = self._rig.detector
-        if failed is self._fallback:
+        if failed.engine.device.type == 'cpu':
             return
         for channel in self.channels:
             channel.problem = ''  # is the device's

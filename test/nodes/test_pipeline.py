@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
@@ -37,8 +38,8 @@ class FailingEngine:
     description = 'torch on a device that vanishes'
     sessions = None
 
-    def __init__(self, engine, failures: int) -> None:
-        self.engine, self.failures = engine, failures
+    def __init__(self, engine, failures: int, device: str | None) -> None:
+        self.engine, self.failures, self.device = engine, failures, torch.device(device or 'cuda')
 
     def maps(self, images):
         if self.failures:
@@ -72,7 +73,7 @@ class Run:
         if isinstance(outcome, Exception):
             raise outcome
         made = copy.copy(detector())
-        made.engine = FailingEngine(made.engine, outcome)
+        made.engine = FailingEngine(made.engine, outcome, device)
         return made
 
     def publish(self, frame, image, header, descriptor_type) -> None:
@@ -108,6 +109,15 @@ def test_a_cpu_that_fails_for_an_image_goes_on_and_is_not_loaded_again():
     assert run.send(4) == 2
     assert run.asked == [None, 'cpu']
     assert run.pipeline.problem == 'On the CPU, since: device lost'
+
+
+def test_a_cpu_that_fails_keeps_the_engine_that_was_asked_for():
+    run = Run(loads=(0,))
+    run.pipeline.detector = run.load('cpu')
+    run.pipeline.detector.engine.failures = 1
+    assert run.send(3) == 2
+    assert run.asked == [None, 'cpu']
+    assert run.pipeline.problem == ''
 
 
 @pytest.mark.parametrize('error', [EngineError('no memory'), ValueError('no such file'), OSError('disk')])
