@@ -68,8 +68,13 @@ class Camera:
         P, shift = np.split(np.array(info.p, np.float64).reshape(3, 4), [3], axis=1)
         R = np.array(info.r, np.float64).reshape(3, 3)
         model, distortion = _distortion(info.distortion_model, np.array(info.d, np.float64))
-        if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
+        for name, values in (('k', K), ('r', R), ('p', np.hstack([P, shift]))):
+            if not np.isfinite(values).all():
+                raise CameraError(f'The {name} of camera_info has values that are not finite.')
+        if not (K[0, 0] > 0 and K[1, 1] > 0):
             raise CameraError(f'camera_info has impossible focal lengths {K[0, 0]:g} and {K[1, 1]:g}.')
+        if R.any() and abs(np.linalg.det(R)) < 0.5:
+            raise CameraError('The r of camera_info is no rotation.')
         roi = info.roi
         binning = (max(1, info.binning_x), max(1, info.binning_y))
         camera = cls(

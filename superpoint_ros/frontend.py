@@ -38,7 +38,7 @@ class Frame:
     matches: Matches
     """To the previous frame; empty in the first."""
     previous_stamp_ns: int | None
-    """None in the first frame, and after a jump in time or a change of the image's size."""
+    """None in the first frame, and after time went back or the image's size changed."""
     previous_keypoints: np.ndarray
     """[K, 2] float32, which `matches.train` refers to."""
     timings: dict[str, float]

@@ -113,7 +113,11 @@ def test_an_uncalibrated_camera_is_none():
         ({'d': [0.1, 0.2, 0.3]}, '3'),
         ({'d': [np.nan, 0, 0, 0, 0]}, 'finite'),
         ({'k': [-5.0, 0, 1, 0, 5, 1, 0, 0, 1]}, 'focal'),
-        ({'k': [np.nan, 0, 1, 0, 5, 1, 0, 0, 1]}, 'focal'),
+        ({'k': [np.nan, 0, 1, 0, 5, 1, 0, 0, 1]}, 'The k of camera_info'),
+        ({'p': [5, 0, 1, 0, 0, np.inf, 1, 0, 0, 0, 1, 0]}, 'The p of camera_info'),
+        ({'p': [5, 0, 1, np.nan, 0, 5, 1, 0, 0, 0, 1, 0]}, 'The p of camera_info'),
+        ({'r': [1, 0, 0, 0, np.nan, 0, 0, 0, 1]}, 'The r of camera_info'),
+        ({'r': [1, 0, 0, 0, 1, 0, 0, 0, 0]}, 'no rotation'),
     ],
 )
 def test_an_impossible_calibration_is_refused_with_the_reason(changes, reason):

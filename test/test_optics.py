@@ -103,3 +103,12 @@ def test_a_mask_is_rectified_with_its_image():
     rectified = eyes.view(picture(), 'rectify').mask
     seen = optics()[0].view(picture(), 'rectify').mask
     assert 0 < (rectified != seen).sum() < 1200
+    assert eyes.view(picture(), 'rectify').mask is rectified  # not made anew
+    shifted = camera_info()
+    shifted.p[2] += 10
+    anew, _ = optics(mask, calibrated=False)
+    for eye in (eyes, anew):
+        eye.set_info(shifted)
+    moved = eyes.view(picture(), 'rectify').mask
+    np.testing.assert_array_equal(moved, anew.view(picture(), 'rectify').mask)
+    assert not np.array_equal(moved, rectified)

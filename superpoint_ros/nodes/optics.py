@@ -44,6 +44,8 @@ class Optics:
         self._info: Any = None
         self._known: tuple[Any, ...] = ()
         self._camera: Camera | None = None
+        self._mask_rectified_by: Camera | None = None
+        self._joined_mask: Any = None
         self.status = UNCALIBRATED
         self.warning = ''
 
@@ -63,10 +65,15 @@ class Optics:
             return View(image, camera, mask)
         if rectification == 'rectified':
             return View(image, camera.rectified, mask)
-        rectified_mask = camera.rectified_mask
-        if mask is not None:
-            rectified_mask = cv2.bitwise_and(rectified_mask, camera.rectify(mask))
-        return View(camera.rectify(image), camera.rectified, rectified_mask, rectified_by=camera)
+        return View(camera.rectify(image), camera.rectified, self._rectified_mask(camera, mask), rectified_by=camera)
+
+    def _rectified_mask(self, camera: Camera, mask: np.ndarray | None) -> np.ndarray:
+        if mask is None:
+            return camera.rectified_mask
+        if self._mask_rectified_by is not camera:
+            self._mask_rectified_by = camera
+            self._joined_mask = cv2.bitwise_and(camera.rectified_mask, camera.rectify(mask))
+        return self._joined_mask
 
     def _fitting_camera(self, image: np.ndarray) -> Camera | None:
         self._read_info()
