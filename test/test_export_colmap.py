@@ -11,7 +11,7 @@ pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 from feature_bags import PERIOD_NS, K, Walk, camera_info, some_cloud, write_bag
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.exports.colmap import ExportSettings, colmap_camera, export, main, pairs
+from superpoint_ros.exports.colmap import ExportError, ExportSettings, colmap_camera, export, main, pairs
 from superpoint_ros.exports.recorded import read_recorded
 from superpoint_ros.recordings import RecordingError
 
@@ -140,6 +140,13 @@ class TestDatabase:
         assert (before == after).all()
         assert set(after) == {0, 1}
 
+    def test_a_lens_that_is_refused_leaves_the_database_as_it_was(self, bag, tmp_path):
+        lens = Camera.from_info(camera_info('rational_polynomial', (0.1, *7 * [0.0], 0.01, *3 * [0.0])))
+        (tmp_path / 'database.db').write_bytes(b'of another day')
+        with pytest.raises(ExportError, match='thin-prism'):
+            export(replace(read_recorded(bag), camera=lens), tmp_path, ExportSettings())
+        assert (tmp_path / 'database.db').read_bytes() == b'of another day'
+
     def test_exporting_again_replaces(self, database, bag, tmp_path):
         for every in (2, 4):
             counts = export(read_recorded(bag, every=every), tmp_path, ExportSettings())
@@ -214,6 +221,14 @@ class TestRecorded:
             tmp_path / 'bag', dict.fromkeys(features, messages[:1]), {'/camera_info': camera_info()} if infos else {}
         )
         with pytest.raises(SystemExit, match=reason):
+            main([str(bag), str(tmp_path / 'out')])
+
+    def test_descriptors_of_two_lengths_do_not_compare(self, messages, tmp_path):
+        other = Walk(1)
+        other.descriptors = np.pad(other.descriptors, [(0, 0), (0, 16)])
+        features = [*other.messages(), *messages[1:3]]
+        bag = write_bag(tmp_path / 'bag', {'/features': features}, {'/camera_info': camera_info()})
+        with pytest.raises(SystemExit, match='32 and 48 values'):
             main([str(bag), str(tmp_path / 'out')])
 
     def test_frames_that_show_nothing_in_common_are_an_error(self, messages, tmp_path):

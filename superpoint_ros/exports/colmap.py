@@ -60,17 +60,18 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
     Images are named by their stamps in nanoseconds. Returns how many images and pairs there are.
 
     Raises:
-        ExportError: pycolmap is not installed, or there is no calibration.
+        ExportError: pycolmap is not installed, there is no calibration, or COLMAP lacks its lens.
     """
     pycolmap = _pycolmap()
     if recorded.camera is None:
         raise ExportError('The bag has no calibration beside `features`: record `camera_info`, or name its topic.')
+    lens = colmap_camera(recorded.camera)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATABASE).unlink(missing_ok=True)
     frames = recorded.frames
     database = pycolmap.Database.open(folder / DATABASE)
     try:
-        camera_id = database.write_camera(colmap_camera(recorded.camera))
+        camera_id = database.write_camera(lens)
         sensor = pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id)
         rig = pycolmap.Rig()
         rig.add_ref_sensor(sensor)

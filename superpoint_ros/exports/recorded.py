@@ -47,7 +47,8 @@ def read_recorded(
         calibrated: whether the calibration is wanted.
 
     Raises:
-        RecordingError: it is no bag, holds no features, or several cameras' and none is named.
+        RecordingError: it is no bag, holds no features, several cameras' and none is named, or descriptors of several
+            lengths.
         CameraError: the calibration can't be used.
     """
     if not path.exists() or not is_bag(path):
@@ -70,6 +71,12 @@ def read_recorded(
             stamps.add(stamp)
     if not frames:
         raise RecordingError(f'{path} holds no messages on {topic}; it does on {", ".join(found) or "no features"}.')
+    lengths = sorted({frame.descriptors.shape[1] for frame in frames})
+    if len(lengths) > 1:
+        raise RecordingError(
+            f'{path} holds descriptors of {" and ".join(map(str, lengths))} values, which do not compare: the weights '
+            'were changed while it was recorded. Record those of each by themselves.'
+        )
     frames.sort(key=lambda frame: frame.stamp_ns)
     camera = Camera.from_info(info) if calibrated and info is not None else None
     return RecordedFeatures(frames, camera and _seen_through(camera, frames))

@@ -12,7 +12,7 @@ from superpoint_ros.nodes.parameters import Parameter
 
 
 def check_arguments(name: str, about: str, parameters: Iterable[Parameter], args: list[str] | None) -> None:
-    """End the process for --help, with status 0, and for arguments that are not ROS's, with status 2.
+    """End the process for --help, with status 0, and for arguments that are not ROS's or that it can't read, with 2.
 
     name: of the executable. about: what it does. parameters: which --help lists. args: the command line, the program
     first; None is this process's.
@@ -27,7 +27,11 @@ def check_arguments(name: str, about: str, parameters: Iterable[Parameter], args
         allow_abbrev=False,
     )
     parser.add_argument('-h', '--help', action='help', help=argparse.SUPPRESS)
-    parser.parse_args(remove_ros_args(args)[1:])
+    try:
+        others = remove_ros_args(args)
+    except RuntimeError as error:  # rcl's, of several types
+        parser.error(str(error))
+    parser.parse_args(others[1:])
 
 
 def _shown(value: Any) -> str:

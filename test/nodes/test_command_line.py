@@ -37,6 +37,13 @@ def test_arguments_that_are_not_for_ros_are_refused_with_the_form_of_those_that_
     assert 'levels' not in said
 
 
+def test_what_ros_can_not_read_is_said_in_a_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        frontend.main(['frontend', '--ros-args', '-p', 'levels=1'])
+    assert end.value.code == 2
+    assert "'-p levels=1'" in capsys.readouterr().err
+
+
 def test_help_as_a_command():
     said = subprocess.run([sys.executable, '-m', 'superpoint_ros.nodes.frontend', '-h'], capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (0, '')
