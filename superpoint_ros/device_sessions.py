@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import STRIDE
 from superpoint_ros.on_device import (
     DeviceFeatures,
-    Neighbours,
+    DeviceNeighbours,
     allowed_pixels,
     best_of,
     blended,
@@ -35,32 +36,6 @@ _CAPTURING = Lock()  # CUDA captures one graph at a time
 _SERIALS = count(1)  # of all sessions, so that no features are taken for those of another detector
 _COLUMNS = 7
 _ROW_BYTES = 4 * _COLUMNS
-
-
-class Found(NamedTuple):
-    """The features of one image, best first, and the most similar ones among those found before.
-
-    Arrays are the receiver's. Rows [N] are features.
-    """
-
-    keypoints: np.ndarray
-    """[N, 2] float32 (x, y), pixels."""
-    scores: np.ndarray
-    """[N] float32."""
-    descriptors: np.ndarray
-    """[N, D] float32, unit length."""
-    levels: np.ndarray
-    """[N] uint8, in which of the image's sizes each was found."""
-    partner: np.ndarray
-    """[N] int32, row of the most similar earlier feature; -1 where the two are not each other's."""
-    similarity: np.ndarray
-    """[N] float32, see `matching.similarity_matrix`."""
-    second: np.ndarray
-    """[N] float32, that of the second most similar; -inf where there is none."""
-    serial: int
-    """Number of these features."""
-    among: int
-    """Number of the earlier features; 0 where there are none."""
 
 
 class DeviceMaps(NamedTuple):
@@ -105,7 +80,7 @@ class DevicePath(nn.Module):
 
     def forward(
         self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
-    ) -> tuple[DeviceFeatures, Neighbours]:
+    ) -> tuple[DeviceFeatures, DeviceNeighbours]:
         """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
         images = images.float()
         levels = [self._maps(level, images) for level in range(len(self.shapes))]
@@ -281,7 +256,7 @@ class Sessions:
 
     def find(
         self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], settings: KeypointSettings
-    ) -> list[Found]:
+    ) -> list[Features]:
         """Features of [H, W] uint8 images; those of one size run as one batch.
 
         The image at the same place of the last batch of that shape is the earlier one of each.
@@ -289,7 +264,7 @@ class Sessions:
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for number, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(number)
-        found: dict[int, Found] = {}
+        found: dict[int, Features] = {}
         for shape, numbers in by_shape.items():
             session, earlier = self._session(len(numbers), shape, settings)
             answers = session.run([images[number] for number in numbers], [masks[number] for number in numbers])
@@ -299,9 +274,9 @@ class Sessions:
                 known = int(np.count_nonzero(rows[:, 2]))
                 rows, descriptors = rows[:known], descriptors[:known]
                 _, _, scores, levels, partner, similarity, second = rows.T
-                found[number] = Found(
-                    rows[:, :2].copy(), scores, descriptors, levels.astype(np.uint8), partner.astype(np.int32),
-                    similarity, second, serial, among,
+                found[number] = Features(
+                    rows[:, :2].copy(), scores, descriptors, levels.astype(np.uint8), serial,
+                    Neighbours(among, partner.astype(np.int32), similarity, second),
                 )  # fmt: skip
         return [found[number] for number in range(len(images))]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Detector, Features
+from superpoint_ros.detector import Detector
+from superpoint_ros.features import Features
 from superpoint_ros.matching import Matches, MatchSettings, match, verify
 from superpoint_ros.stopwatch import Stopwatch
 from superpoint_ros.tracks import Ids, Tracker, TrackSettings

@@ -9,7 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from superpoint_ros.detector import Features, Neighbours
+from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import TINY
 from superpoint_ros.pyramid import LEVEL_COST
 

@@ -32,7 +32,7 @@ class DeviceFeatures(NamedTuple):
     """[B, K] int64, in which of the image's sizes each was found."""
 
 
-class Neighbours(NamedTuple):
+class DeviceNeighbours(NamedTuple):
     """For each query the most similar train feature."""
 
     partner: Tensor
@@ -201,8 +201,8 @@ def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None)
     return allowed if mask is None else allowed & (mask != 0)
 
 
-def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> Neighbours:
-    """See `Neighbours`."""
+def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> DeviceNeighbours:
+    """See `DeviceNeighbours`."""
     # In place, and levels as bytes: these are K x K values of each image.
     similarity = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
     query_levels, train_levels = query.levels.to(torch.int8), train.levels.to(torch.int8)
@@ -215,4 +215,4 @@ def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> Neighbou
     back = similarity.argmax(dim=1).gather(1, partner)
     itself = torch.arange(partner.shape[1], device=partner.device)
     mutual = (back == itself) & torch.isfinite(best)
-    return Neighbours(torch.where(mutual, partner, -1), best, second)
+    return DeviceNeighbours(torch.where(mutual, partner, -1), best, second)

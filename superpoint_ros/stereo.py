@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.matching import mutual_nearest
 
 LEAST_PARALLAX = 0.25

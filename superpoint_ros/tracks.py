@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.matching import Matches, mutual_nearest, similarity_matrix
 
 LARGEST_ID = 2**32 - 1

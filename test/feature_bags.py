@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.frontend import Frontend
 from superpoint_ros.messages import encode_features
 

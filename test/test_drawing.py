@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from superpoint_ros.detector import Features
 from superpoint_ros.drawing import NEW, OUTLIER, draw_frame
+from superpoint_ros.features import Features
 from superpoint_ros.frontend import Frame
 from superpoint_ros.matching import Matches
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Detector, Features
+from superpoint_ros.detector import Detector
+from superpoint_ros.features import Features
 from superpoint_ros.frontend import LARGEST_RUN_ID, Frontend
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings

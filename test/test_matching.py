@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.matching import Matches, MatchSettings, match, mutual_nearest, similarity_matrix, verify
 
 FOCAL, CENTRE = 500.0, np.array([320.0, 240.0])

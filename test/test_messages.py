@@ -16,7 +16,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.messages import (
     MessageError,
     encode_features,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from superpoint_ros import keypoints as reference
 from superpoint_ros import on_device
-from superpoint_ros.detector import Features, Neighbours
+from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match, mutual_nearest, similarity_matrix
 from superpoint_ros.on_device import DeviceFeatures

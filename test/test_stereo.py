@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.stereo import (
     LEAST_PARALLAX,
     StereoCamera,

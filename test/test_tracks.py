@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.matching import Matches, match
 from superpoint_ros.tracks import LARGEST_AGE, LARGEST_ID, Ids, Tracker, TrackSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import SuperPoint
 from superpoint_ros.stopwatch import Stopwatch

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from superpoint_ros.camera import Camera, CameraError
-from superpoint_ros.detector import Features
 from superpoint_ros.exports.recorded import RecordedFeatures, read_recorded
+from superpoint_ros.features import Features
 from superpoint_ros.matching import MatchSettings, match, verify
 from superpoint_ros.messages import FeatureCloud, MessageError, dequantise
 from superpoint_ros.recordings import RecordingError

@@ -17,8 +17,9 @@ from superpoint_ros.benchmark.plain import Plain, mutual_matches
 from superpoint_ros.benchmark.report import format_node_report, format_report
 from superpoint_ros.benchmark.scaling import time_batches
 from superpoint_ros.benchmark.stages import EXTRA_STAGES, STAGES, Header, percentiles, summarise
-from superpoint_ros.detector import Detector, Features
+from superpoint_ros.detector import Detector
 from superpoint_ros.engines import TorchEngine
+from superpoint_ros.features import Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings, match
 from superpoint_ros.networks import GoodPoint, GoodPointConfig, load_network, save_network

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.evaluate import main
 from superpoint_training.evaluation.results import finite
 from superpoint_training.evaluation.shapes_run import render, shapes_results

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.evaluation.pair_run import PairRun, PreparedPair, prepare_pairs
 from superpoint_training.evaluation.pair_scores import evaluate_pair, mutual_rows, score_pair
 from superpoint_training.evaluation.pairs import coarse_pairs, find_pairs, read_homography

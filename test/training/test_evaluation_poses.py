@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.evaluation.pose_run import score_frames
 from superpoint_training.evaluation.relative_pose import (
     _turned,

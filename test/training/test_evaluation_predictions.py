@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_ros.networks import load_network, save_network
 from superpoint_training.evaluation.predictions import Predictions, rounded
 from superpoint_training.peers import PEERS, NamedDetector, make_detector

@@ -7,7 +7,7 @@ import drives
 import numpy as np
 import pytest
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.evaluation.recording_run import track_lengths, track_results, warped_pairs

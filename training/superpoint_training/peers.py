@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 import superpoint_ros
-from superpoint_ros.detector import Detector, Features
+from superpoint_ros.detector import Detector
+from superpoint_ros.features import Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import resolve_weights
 from superpoint_ros.pyramid import PER_OCTAVE

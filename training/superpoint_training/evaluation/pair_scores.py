@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training import metrics
 from superpoint_training.protocols import Protocol
 

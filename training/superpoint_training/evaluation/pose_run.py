@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.evaluation.pair_scores import mutual_rows
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.evaluation.relative_pose import (

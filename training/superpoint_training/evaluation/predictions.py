@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from superpoint_ros.detector import Features
+from superpoint_ros.features import Features
 from superpoint_training.peers import NamedDetector
 
 
