@@ -1,6 +1,7 @@
 """Recordings without ROS: every kind is read back as it was written, and as far as it goes where it is damaged."""
 
 import bz2
+import gc
 import os
 import shutil
 import sqlite3
@@ -217,6 +218,23 @@ def with_log(bags, tmp_path):
             shutil.copy(part, killed)
     database.close()
     return killed
+
+
+def test_a_compressed_file_is_unpacked_once_and_nothing_is_left_of_it(bags, tmp_path, monkeypatch):
+    unpacked = []
+    unpack_file = compression.unpack_file
+    monkeypatch.setattr('superpoint_ros.recordings.bags.unpack_file', lambda *a: unpacked.append(a) or unpack_file(*a))
+    bag, temporary = shutil.copytree(bags['mcap', 'file'], tmp_path / 'bag'), tmp_path / 'temporary'
+    (bag / 'metadata.yaml').unlink()  # with it rosbags unpacks
+    temporary.mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(temporary))
+    source = open_source(bag)
+    source.topics()
+    assert sum(1 for _ in source.records((TOPIC,))) == COUNT
+    assert len(unpacked) == 1 == len(list(temporary.iterdir()))
+    del source
+    gc.collect()
+    assert not list(temporary.iterdir())
 
 
 def test_rows_that_a_killed_recorder_left_in_the_log_of_sqlite_are_read(bags, tmp_path):

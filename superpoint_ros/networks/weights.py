@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from superpoint_ros.files import write_whole
 from superpoint_ros.networks.family import KeypointNetwork
 from superpoint_ros.networks.goodpoint import GoodPoint, GoodPointConfig
 from superpoint_ros.networks.kp2d import KP2D, KP2DConfig
@@ -87,7 +88,6 @@ def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[s
         path: file to write; replaced only once the new one is complete.
         metadata: strings under your own keys (recipe, data, figures); `architecture` and `config` are set here.
     """
-    path = Path(path)
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in network.state_dict().items()
@@ -96,9 +96,7 @@ def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[s
         'architecture': network.architecture,
         'config': json.dumps(dataclasses.asdict(network.config)),
     }
-    partial = path.with_name(path.name + '.partial')
-    partial.write_bytes(save(tensors, metadata=described))  # save_file lets nobody but its user read the file
-    partial.replace(path)
+    write_whole(Path(path), save(tensors, metadata=described))  # save_file lets nobody but its user read the file
 
 
 def _read_safetensors(path: Path) -> KeypointNetwork:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -45,8 +47,9 @@ class Bag:
         is_ros1 = path.suffix in ('.bag', '.active') and not path.is_dir()
         self._typestore = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_HUMBLE)
         self._deserialize = self._typestore.deserialize_ros1 if is_ros1 else self._typestore.deserialize_cdr
+        self._unpack = _Unpacker()
         with ExitStack() as stack:
-            readers, damage = _open(path, stack)
+            readers, damage = _open(path, self._unpack, stack)
             is_empty = damage and next(chain.from_iterable(_messages(reader, None) for reader in readers), None) is None
         if is_empty:
             raise RecordingError(f'The bag {path} could not be read: {damage}')
@@ -63,7 +66,7 @@ class Bag:
     def topics(self) -> list[TopicSummary]:
         """All topics. Of a damaged bag they are counted, which takes reading all of it."""
         with ExitStack() as stack:
-            readers, damage = _open(self.path, stack)
+            readers, damage = _open(self.path, self._unpack, stack)
             if not damage:
                 try:
                     return _summaries(self.path, readers)
@@ -75,9 +78,9 @@ class Bag:
         """The messages of some topics in the order they were recorded; see `Source`."""
         count = 0
         with ExitStack() as stack:
-            readers, damage = _open(self.path, stack)
+            readers, damage = _open(self.path, self._unpack, stack)
             try:
-                for message in _all_messages(readers, topics, stack):
+                for message in _all_messages(readers, topics, self._unpack):
                     yield Record(message.topic, message.type, message.time_ns, partial(self._load, message))
                     count += 1
             except CutShortError as error:
@@ -95,9 +98,9 @@ class Bag:
     def _counted(self, damage: str) -> list[TopicSummary]:
         found: dict[tuple[str, str], list[int]] = {}
         with ExitStack() as stack:
-            readers, _ = _open(self.path, stack)
+            readers, _ = _open(self.path, self._unpack, stack)
             try:
-                for message in _all_messages(readers, None, stack):
+                for message in _all_messages(readers, None, self._unpack):
                     count, size, first, _ = found.get(message[:2], (0, 0, message.time_ns, 0))
                     found[message[:2]] = [count + 1, size + len(message.data), first, message.time_ns]
             except CutShortError as error:
@@ -108,6 +111,26 @@ class Bag:
         ]
 
 
+class _Unpacker:
+    """Storage files without their compression: each is unpacked once, into a folder that goes when this does."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._unpacked: dict[Path, tuple[Path, bool]] = {}
+
+    def __call__(self, file: Path) -> tuple[Path, bool]:
+        """The file, or what it holds, and whether that is all there."""
+        if file.suffix != '.zstd':
+            return file, True
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix='superpoint_ros_'))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        if file not in self._unpacked:
+            unpacked = self._folder / file.stem
+            self._unpacked[file] = unpacked, unpack_file(file, unpacked)
+        return self._unpacked[file]
+
+
 class _Salvaged:
     """A storage file that rosbags can't open."""
 
@@ -115,7 +138,7 @@ class _Salvaged:
         self.path = path
 
 
-def _open(path: Path, stack: ExitStack) -> tuple[list[Any], str]:
+def _open(path: Path, unpack: _Unpacker, stack: ExitStack) -> tuple[list[Any], str]:
     """Open readers of a bag, to be read one after the other, and what is damaged: '' when nothing is known to be."""
     if path.is_dir() and (path / 'metadata.yaml').exists() and not any(path.glob('*.db3-wal')):
         try:
@@ -126,7 +149,7 @@ def _open(path: Path, stack: ExitStack) -> tuple[list[Any], str]:
         damage = ''
     readers: list[Any] = []
     for packed in _storage_files(path) or [path]:
-        file, is_whole = _unpacked(packed, stack)
+        file, is_whole = unpack(packed)
         if not is_whole:
             damage = damage or f'{packed.name} is cut off or damaged'
         try:
@@ -137,15 +160,6 @@ def _open(path: Path, stack: ExitStack) -> tuple[list[Any], str]:
             damage = damage or _reason(error)
             readers.append(_Salvaged(file))
     return readers, damage
-
-
-def _unpacked(file: Path, stack: ExitStack) -> tuple[Path, bool]:
-    """A storage file without its compression, and whether it is all there."""
-    if file.suffix != '.zstd':
-        return file, True
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='superpoint_ros_'))
-    unpacked = Path(folder) / file.stem
-    return unpacked, unpack_file(file, unpacked)
 
 
 def _messages(reader: Any, topics: Collection[str] | None) -> Iterator[RawMessage]:
@@ -159,7 +173,7 @@ def _messages(reader: Any, topics: Collection[str] | None) -> Iterator[RawMessag
         yield RawMessage(connection.topic, connection.msgtype, time_ns, unpack_message(data))
 
 
-def _all_messages(readers: list[Any], topics: Collection[str] | None, stack: ExitStack) -> Iterator[RawMessage]:
+def _all_messages(readers: list[Any], topics: Collection[str] | None, unpack: _Unpacker) -> Iterator[RawMessage]:
     """Messages of some topics, or of all; raises CutShortError at the end if a hole was met on the way."""
     damage = ''
     for reader in readers:
@@ -173,7 +187,7 @@ def _all_messages(readers: list[Any], topics: Collection[str] | None, stack: Exi
             if isinstance(reader, _Salvaged):  # the disk itself fails
                 continue
             for packed in _storage_files(reader.path) or [reader.path]:
-                file, _ = _unpacked(packed, stack)
+                file, _ = unpack(packed)
                 # What was recorded up to the hole has been given already.
                 yield from (message for message in _salvaged(file, topics) if message.time_ns > last_ns)
     if damage:

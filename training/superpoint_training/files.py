@@ -1,31 +1,22 @@
-"""Files that are either whole or not there, whatever happens while they are written."""
+"""Files of trainings, whole or not there."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
+from superpoint_ros import files
 from superpoint_training.failures import TrainingError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file by `content`; it has its old content until the new one is on the disk.
+    """`superpoint_ros.files.write_whole`, with a message for people.
 
     Raises:
         TrainingError: it could not be written, for want of space say. The old file is untouched.
     """
-    partial = path.with_name(path.name + '.partial')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        files.write_whole(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise TrainingError(
             f"cannot write '{path}', {len(content) / 1e6:.1f} MB: {error.strerror}; an older one, if any, is untouched"
         ) from error
