@@ -96,9 +96,13 @@ def _known_matches(known: Neighbours, settings: MatchSettings) -> Matches:
 def similarity_matrix(query: Features, train: Features, search_radius: float = 0.0) -> np.ndarray:
     """Cosines [Q, T] float32 less `LEVEL_COST` a level of difference; -inf for keypoints too far apart.
 
-    That is more than `search_radius` pixels, unless it is 0.
+    That is more than `search_radius` pixels, unless it is 0. Raises ValueError for descriptors of two lengths.
     """
     q, t = query.descriptors, train.descriptors
+    if q.shape[1] != t.shape[1]:
+        raise ValueError(
+            f'descriptors of {q.shape[1]} and of {t.shape[1]} values are of two networks: they do not compare'
+        )
     if query.levels.any() or train.levels.any():
         q, t = _with_levels(query, train)
     with one_blas_thread():

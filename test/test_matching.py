@@ -295,3 +295,12 @@ def test_what_a_fisheye_sees_at_its_edge_is_judged_by_the_same_pixels_as_in_the_
 def test_settings_outside_their_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         MatchSettings(**{name: value})
+
+
+def test_descriptors_of_two_networks_do_not_compare():
+    one, other = (
+        Features(np.zeros((3, 2), np.float32), np.ones(3, np.float32), np.ones((3, values), np.float32))
+        for values in (64, 128)
+    )
+    with pytest.raises(ValueError, match='of 64 and of 128 values'):
+        match(one, other)

@@ -64,6 +64,20 @@ def test_without_a_calibration_the_image_is_taken_as_it_is(rectification):
     assert view.camera is view.mask is view.rectified_by is None
 
 
+def test_rectifying_without_a_calibration_is_warned_of_until_one_comes():
+    eyes, notices = optics(calibrated=False)
+    for rectification in ('rectify', 'rectified'):
+        eyes.view(picture(), rectification)
+        assert eyes.warning.endswith(f'though rectification is {rectification}.')
+    assert len(notices) == 2
+    eyes.view(picture(), 'raw')
+    assert eyes.warning == ''
+    eyes.view(picture(), 'rectify')
+    eyes.set_info(camera_info())
+    eyes.view(picture(), 'rectify')
+    assert eyes.warning == ''
+
+
 @pytest.mark.parametrize(
     ('change', 'status', 'reason'),
     [
@@ -92,6 +106,7 @@ def test_a_mask_of_another_size_is_not_used_and_said():
     assert optics(fitting)[0].view(picture(), 'raw').mask is fitting
     eyes, notices = optics(fitting[:60])
     assert eyes.view(picture(), 'raw').mask is None
+    assert eyes.warning == 'The mask has 160x60 pixels, the images have 160x120: it is not used.'
     assert notices == ['mask of another size: The mask has 160x60 pixels, the images have 160x120: it is not used.']
 
 

@@ -7,6 +7,7 @@ from array import array
 from pathlib import Path
 
 import cv2
+import drives
 import numpy as np
 import pytest
 
@@ -129,6 +130,14 @@ def test_bags_of_all_kinds(tmp_path, storage, compressed):
 def test_a_storage_file_alone_is_a_bag(tmp_path, suffix):
     bag = write_bag(tmp_path / 'bag', {'.mcap': 'mcap', '.db3': 'sqlite3'}[suffix])
     check(list(open_recording(next(bag.glob(f'*{suffix}')), Options())))
+
+
+def test_without_a_word_no_depth_is_taken_for_a_camera(tmp_path):
+    depth = [picture(index).astype(np.uint16) * 20 for index in range(4)]
+    bag = drives.write_bag(tmp_path / 'bag', {'/depth/image_rect_raw': depth, '/color/image_raw': [picture()] * 3})
+    assert len(play(bag)[0]) == 3
+    only = drives.write_bag(tmp_path / 'only', {'/depth/image_rect_raw': depth})
+    assert len(play(only)[0]) == 4
 
 
 def test_a_topic_can_be_chosen(tmp_path):

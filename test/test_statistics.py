@@ -34,6 +34,21 @@ def test_latency_and_rate_are_those_of_the_last_10_seconds(monkeypatch):
     assert figures.report()['rate_hz'] == '0.0'
 
 
+def test_what_was_lost_lately_is_told_beside_what_came(monkeypatch):
+    clock = Clock(monkeypatch)
+    figures = Statistics()
+    for lost in (5, 2, 0):
+        figures.on_lost(lost)
+        figures.on_received()
+        clock.now += 6.0
+    assert figures.lately == (0, 1)
+    clock.now -= 3.0
+    assert figures.lately == (0, 1)
+    figures.on_lost(3)
+    assert figures.lately == (3, 1)
+    assert figures.report()['lost'] == '10'
+
+
 @given(st.lists(st.sampled_from(['processed', 'dropped', 'wrong step', 'short data'])))
 def test_each_image_received_is_processed_dropped_or_failed(fates):
     figures = Statistics()

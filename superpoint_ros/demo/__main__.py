@@ -38,7 +38,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         'input', nargs='?', type=Path, help='bag, video or folder of pictures; default: the built-in sequence'
     )
-    parser.add_argument('--topic', default='', help='image topic of a bag; default: the one with the most images')
+    parser.add_argument(
+        '--topic', default='', help='image topic of a bag; default: the one with the most images that are not depth'
+    )
     parser.add_argument(
         '--camera-info', type=Path, help='calibration file (YAML) of a recording that has none or a wrong one'
     )

@@ -42,7 +42,7 @@ class Channel:
         self.problem = ''
         """Why the last image failed, for people; '' if it did not."""
         self._logger = logger
-        self._last_stamp_ns = 0
+        self._last_stamp_ns: int | None = None
         self._rectified_by: Camera | None = None
 
     @property
@@ -66,9 +66,13 @@ class Channel:
             frontend.begin_anew()
         if frontend.camera is not view.camera:
             frontend.camera = view.camera
-        if stamp < self._last_stamp_ns:
-            back = (self._last_stamp_ns - stamp) * 1e-9
-            self.notice('time went back', f'The stamps went back by {back:.3f} s: tracks start anew.')
+        if self._last_stamp_ns is None:
+            return
+        step = (stamp - self._last_stamp_ns) * 1e-9
+        if step < 0:
+            self.notice('time went back', f'The stamps went back by {-step:.3f} s: tracks start anew.')
+        if step == 0:
+            self.notice('time stood still', 'Two images have the same stamp: velocities between them are 0.')
 
     def done(self, frame: Frame, latency_ms: float, times: dict[str, float]) -> None:
         """Count a frame that was published."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -22,9 +22,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from superpoint_ros.detector import Detector
@@ -33,11 +32,12 @@ from superpoint_ros.networks import WeightsError
 from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.diagnostics import Diagnostics
+from superpoint_ros.nodes.inputs import Inputs
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.process import run
-from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
+from superpoint_ros.nodes.settings import PARAMETERS, RELOADED, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
 from superpoint_ros.nodes.worker import NewestWins
 
@@ -79,8 +79,7 @@ class FrontendNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._worker: NewestWins[Any] | None = None
         self._loader: Thread | None = None
-        self._infos: list[Any] = []
-        self._inputs: list[Any] = []
+        self._inputs: list[Inputs] = []
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = Diagnostics(self)
         # Simulated time may stand still; diagnostics must not.
@@ -111,8 +110,17 @@ class FrontendNode(LifecycleNode):
         self._worker = self._make_worker()
         for index, channel in enumerate(self._channels):
             channel.statistics.restart_clock()
-            self._listen(index, channel)
-        topics = ', '.join(subscription.topic_name for subscription in self._inputs)
+            self._inputs.append(
+                Inputs(
+                    self,
+                    channel,
+                    partial(self._on_image, index),
+                    transport=self._values['image_transport'],
+                    reliability=self._values['image_reliability'],
+                    depth=self._depth,
+                )
+            )
+        topics = ', '.join(topic for inputs in self._inputs for topic in inputs.topics)
         self.get_logger().info(f'Active: listening to {topics}.')
         return super().on_activate(state)
 
@@ -187,27 +195,7 @@ class FrontendNode(LifecycleNode):
 
     def _warnings(self) -> list[str]:
         """What is amiss while active, for people."""
-        warnings = []
-        for index, channel in enumerate(self._channels):
-            topic, statistics = self._inputs[index].topic_name, channel.statistics
-            silence, standstill = statistics.silence, statistics.standstill
-            if silence > self._settings.stale_after:
-                count = self.count_publishers(topic)
-                warnings.append(f'No image on {topic} for {silence:.1f} s (publishers: {count}).')
-            elif standstill > self._settings.stale_after:
-                warnings.append(f'Images come on {topic}, but none was processed for {standstill:.1f} s.')
-            if channel.warning:
-                warnings.append(channel.warning)
-        return warnings
-
-    def _listen(self, index: int, channel: Channel) -> None:
-        kind = CompressedImage if self._values['image_transport'] == 'compressed' else Image
-        reliability = ReliabilityPolicy[self._values['image_reliability'].upper()]
-        newest = QoSProfile(depth=self._depth, reliability=reliability)
-        any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        set_info, on_image = channel.optics.set_info, partial(self._on_image, index)
-        self._infos.append(self.create_subscription(CameraInfo, f'{channel.prefix}camera_info', set_info, any_sender))
-        self._inputs.append(self.create_subscription(kind, f'{channel.prefix}image', on_image, newest))
+        return [warning for inputs in self._inputs for warning in inputs.warnings(self._settings.stale_after)]
 
     def _on_image(self, index: int, message: Image | CompressedImage) -> None:
         self._channels[index].statistics.on_received()
@@ -219,10 +207,20 @@ class FrontendNode(LifecycleNode):
             self._settings = Settings.of(self._values | new)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        self._explain_late_ones(name for name in new if new[name] != self._values[name])
         self._values = self._values | new  # not in place: ~/reload_weights may be reading them
         if self._pipeline is not None:
             self._pipeline.settings = self._settings
         return SetParametersResult(successful=True)
+
+    def _explain_late_ones(self, changed: Iterable[str]) -> None:
+        """Say of changed parameters when they will be looked at, unless that is at the next image."""
+        if self._pipeline is None:
+            return
+        for name in changed:
+            if not self._table[name].live:
+                when = 'on ~/reload_weights' if name in RELOADED else 'when the node is configured and activated again'
+                self.get_logger().info(f'{name} takes effect {when}.')
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._pipeline is None:
@@ -268,14 +266,15 @@ class FrontendNode(LifecycleNode):
 
     def _not_configured(self, reason: str) -> TransitionCallbackReturn:
         self._problem = f'Not configured: {reason}'
-        self.get_logger().error(self._problem)
+        if self.context.ok():  # else a signal came, which spoils whatever it comes upon
+            self.get_logger().error(self._problem)
         self._free()
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self) -> None:
-        for subscription in self._infos + self._inputs:
-            self.destroy_subscription(subscription)
-        self._infos, self._inputs = [], []
+        for inputs in self._inputs:
+            inputs.destroy()
+        self._inputs = []
         if self._worker is not None:
             self._worker.stop()
             self._worker = None

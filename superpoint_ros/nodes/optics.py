@@ -35,7 +35,6 @@ class Optics:
 
     Attributes:
         status: the distortion model, or why there is no calibration, in a few words.
-        warning: why the calibration that came is of no use, for people; '' where it is, or none came.
     """
 
     def __init__(self, mask: np.ndarray | None, notice: Callable[[str, str], None]) -> None:
@@ -47,7 +46,14 @@ class Optics:
         self._mask_rectified_by: Camera | None = None
         self._joined_mask: Any = None
         self.status = UNCALIBRATED
-        self.warning = ''
+        self._of_no_use = ''
+        self._not_rectified = ''
+        self._mask_ignored = ''
+
+    @property
+    def warning(self) -> str:
+        """What is asked for but can't be done with the calibration and the mask that came, for people; else ''."""
+        return ' '.join(filter(None, (self._of_no_use or self._not_rectified, self._mask_ignored)))
 
     def set_info(self, info: Any) -> None:
         """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
@@ -61,6 +67,12 @@ class Optics:
         """
         camera = self._fitting_camera(image)
         mask = self._fitting_mask(image)
+        self._not_rectified = ''
+        if camera is None and rectification != 'raw':
+            self._not_rectified = (
+                f'There is no calibration, so images are taken as they come, though rectification is {rectification}.'
+            )
+            self._notice('no calibration to rectify by', self._not_rectified)
         if camera is None or rectification == 'raw':
             return View(image, camera, mask)
         if rectification == 'rectified':
@@ -87,7 +99,7 @@ class Optics:
                 f'{image.shape[1]}x{image.shape[0]}: they are taken as uncalibrated.',
             )
             return None
-        self.status, self.warning = 'pinhole' if camera.model == 'none' else camera.model, ''
+        self.status, self._of_no_use = 'pinhole' if camera.model == 'none' else camera.model, ''
         return camera
 
     def _read_info(self) -> None:
@@ -102,21 +114,22 @@ class Optics:
             self._refuse('wrong camera_info', f'{error} The images are taken as uncalibrated.')
             return
         if self._camera is None:
-            self.status, self.warning = UNCALIBRATED, ''
+            self.status, self._of_no_use = UNCALIBRATED, ''
             self._notice('zero camera_info', 'The K of camera_info is zero: the camera is not calibrated.')
 
     def _refuse(self, fault: str, why: str) -> None:
-        self.status, self.warning = fault, why
+        self.status, self._of_no_use = fault, why
         self._notice(fault, why)
 
     def _fitting_mask(self, image: np.ndarray) -> np.ndarray | None:
         mask = self._raw_mask
+        self._mask_ignored = ''
         if mask is not None and mask.shape != image.shape:
-            self._notice(
-                'mask of another size',
+            self._mask_ignored = (
                 f'The mask has {mask.shape[1]}x{mask.shape[0]} pixels, the images have '
-                f'{image.shape[1]}x{image.shape[0]}: it is not used.',
+                f'{image.shape[1]}x{image.shape[0]}: it is not used.'
             )
+            self._notice('mask of another size', self._mask_ignored)
             return None
         return mask
 

@@ -37,6 +37,11 @@ class Outputs:
         self._tracks = node.create_lifecycle_publisher(PointCloud, f'{motion}tracks', _QOS)
         self._debug_image = node.create_lifecycle_publisher(Image, f'{prefix}debug_image', _QOS)
 
+    @property
+    def tracks_are_wanted(self) -> bool:
+        """Whether somebody listens to `tracks`."""
+        return self._tracks.get_subscription_count() > 0
+
     def publish(self, frame: Frame, image: np.ndarray, header: Header, descriptor_type: str) -> None:
         """Publish a frame under its image's header. `features` come last of the data: they say it is done."""
         if self._matches.get_subscription_count():

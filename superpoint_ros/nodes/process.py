@@ -28,7 +28,10 @@ def run(
 
     refusals: errors that end the process with their message, without a traceback.
     """
-    rclpy.init(args=args)
+    try:
+        rclpy.init(args=args)
+    except RuntimeError as error:  # rcl's, of several types
+        sys.exit(f'{name}: {error}')
     node = None
     try:
         node = make()
@@ -41,6 +44,9 @@ def run(
         pass
     except refusals as error:
         sys.exit(f'{name}: {error}')
+    except Exception:
+        if rclpy.ok():  # else it is what a signal leads to, whatever it comes upon
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
         if node is not None:

@@ -25,6 +25,7 @@ from superpoint_ros.recordings import (
     RecordingError,
     Source,
     TopicSummary,
+    busiest,
     calibration_topic,
     open_source,
 )
@@ -62,7 +63,7 @@ class Options:
     """What to read of a recording, and what to assume that it does not say.
 
     Attributes:
-        topic: image topic of a bag; empty takes the one with the most images.
+        topic: image topic of a bag; empty takes the one with the most images that are not depth.
         camera_info_topic: calibration topic of a bag; empty takes the one that is the camera's by its name.
         camera_info: calibration file that stands in for a recorded calibration.
         frame_id: frame of pictures and videos, which have none.
@@ -145,7 +146,7 @@ class BagCamera:
         self._bag = bag
         self._info = read_camera_info(options.camera_info) if options.camera_info else None
         topics = bag.topics()
-        self.topic = _image_topic(topics, options.topic)
+        self.topic = _image_topic(bag, topics, options.topic)
         self.camera_info_topic = _info_topic(topics, options.camera_info_topic, self.topic)
         self.calibration = str(options.camera_info or self.camera_info_topic)
 
@@ -194,14 +195,15 @@ class BagCamera:
             raise CutShortError(f'{len(spoilt)} messages were skipped. {spoilt[0]}')
 
 
-def _image_topic(topics: list[TopicSummary], wanted: str) -> str:
-    counts = {topic.name: topic.count for topic in topics if topic.has_images}
-    if not counts:
+def _image_topic(bag: Bag, topics: list[TopicSummary], wanted: str) -> str:
+    images = [topic for topic in topics if topic.has_images]
+    names = sorted(topic.name for topic in images)
+    if not names:
         held = ', '.join(f'{topic.name} ({topic.type})' for topic in topics) or 'nothing'
         raise RecordingError(f'The bag holds no images; it holds {held}.')
-    if wanted and wanted not in counts:
-        raise RecordingError(f"The bag holds no images on '{wanted}'; it does on {', '.join(sorted(counts))}.")
-    return wanted or max(sorted(counts), key=counts.__getitem__)
+    if wanted and wanted not in names:
+        raise RecordingError(f"The bag holds no images on '{wanted}'; it does on {', '.join(names)}.")
+    return wanted or busiest(bag, images).name
 
 
 def _info_topic(topics: list[TopicSummary], wanted: str, image_topic: str) -> str:

@@ -35,7 +35,7 @@ _FURTHEST_BACK = -1.0
 
 PARAMETERS = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
-    Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images."),
+    Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images that are not depth."),
     Parameter(
         'camera_info_topic',
         '',

@@ -18,6 +18,9 @@ from superpoint_ros.tracks import TrackSettings
 
 _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), TrackSettings(), StereoSettings()
 
+RELOADED = ('weights', 'device', 'engine', 'precision')
+"""Parameters that take effect on `~/reload_weights`."""
+
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
     Parameter(

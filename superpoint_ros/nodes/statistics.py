@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +15,19 @@ _WINDOW_SECONDS = 10.0
 class Statistics:
     """What became of a camera's images so far: each one received ends as processed, dropped or failed.
 
-    Or unpaired, where the images of two cameras are paired. Safe to use from several threads.
+    Lost ones never came. Or unpaired, where the images of two cameras are paired. Safe to use from several threads.
     """
 
     def __init__(self, paired: bool = False) -> None:
         """paired: whether images are paired with those of another camera."""
         self._lock = threading.Lock()
-        self._counts = Counter(received=0, processed=0, dropped=0, failed=0)
+        self._counts = Counter(lost=0, received=0, processed=0, dropped=0, failed=0)
         if paired:
             self._counts['unpaired'] = 0
         self._failures: Counter[str] = Counter()
         self._notices: Counter[str] = Counter()
         self._recent: deque[tuple[float, float]] = deque()  # (time, latency in ms) of each processed image
+        self._arrivals: deque[tuple[float, int, int]] = deque()  # (time, lost, received)
         self._latest: dict[str, float] = {}
         self._last_received = monotonic()
         self._unanswered_since: float | None = None
@@ -35,8 +37,16 @@ class Statistics:
         with self._lock:
             self._counts['received'] += 1
             self._last_received = monotonic()
+            self._arrivals.append((self._last_received, 0, 1))
+            _forget_before(self._last_received - _WINDOW_SECONDS, self._arrivals)
             if self._unanswered_since is None:
                 self._unanswered_since = self._last_received
+
+    def on_lost(self, count: int) -> None:
+        """Images that were published did not come."""
+        with self._lock:
+            self._counts['lost'] += count
+            self._arrivals.append((monotonic(), count, 0))
 
     def on_dropped(self) -> None:
         """An image gave way to a newer one."""
@@ -69,13 +79,20 @@ class Statistics:
             self._unanswered_since = None
             self._latest = latest
             self._recent.append((now, latency_ms))
-            self._forget_before(now - _WINDOW_SECONDS)
+            _forget_before(now - _WINDOW_SECONDS, self._recent)
 
     def restart_clock(self) -> None:
         """Count the silence from now on: no image was expected before."""
         with self._lock:
             self._last_received = monotonic()
             self._unanswered_since = None
+
+    @property
+    def lately(self) -> tuple[int, int]:
+        """How many images were lost and how many came in the last 10 s."""
+        with self._lock:
+            _forget_before(monotonic() - _WINDOW_SECONDS, self._arrivals)
+            return sum(lost for _, lost, _ in self._arrivals), sum(came for _, _, came in self._arrivals)
 
     @property
     def silence(self) -> float:
@@ -91,7 +108,7 @@ class Statistics:
     def report(self) -> dict[str, str]:
         """Everything, as names and values for people. Rate and latency are those of the last 10 s."""
         with self._lock:
-            self._forget_before(monotonic() - _WINDOW_SECONDS)
+            _forget_before(monotonic() - _WINDOW_SECONDS, self._recent)
             times = np.array(self._recent).reshape(-1, 2)
             report = {name: str(count) for name, count in self._counts.items()}
             report |= {f'failed: {cause}': str(count) for cause, count in self._failures.items()}
@@ -103,6 +120,8 @@ class Statistics:
             report[f'latency_p{percent}_ms'] = f'{np.percentile(times[:, 1], percent):.2f}' if len(times) else 'nan'
         return report | {name: f'{value:.6g}' for name, value in latest.items()}
 
-    def _forget_before(self, moment: float) -> None:
-        while self._recent and self._recent[0][0] < moment:
-            self._recent.popleft()
+
+def _forget_before(moment: float, timed: deque[Any]) -> None:
+    """Of tuples that begin with their time."""
+    while timed and timed[0][0] < moment:
+        timed.popleft()

@@ -18,6 +18,7 @@ from superpoint_ros.recordings.source import (
     RecordingError,
     Source,
     TopicSummary,
+    busiest,
     calibration_topic,
 )
 from superpoint_ros.recordings.videos import Video
@@ -34,6 +35,7 @@ __all__ = [
     'Source',
     'TopicSummary',
     'Video',
+    'busiest',
     'calibration_topic',
     'open_source',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 # Of recordings without times. Not 0, which tf2 takes for "the newest", and others for "no time".
 FIRST_STAMP_NS = 1_000_000_000
+_DEPTH = ('16UC1', '32FC1')  # encodings
 _ENCODINGS = {  # (samples, their type) as OpenCV decodes -> ROS's name
     (1, 'uint8'): 'mono8',
     (3, 'uint8'): 'bgr8',
@@ -146,6 +147,20 @@ class Source(Protocol):
 def rate_hz(count: int, first_ns: int, last_ns: int) -> float:
     """Messages a second."""
     return (count - 1) * 1e9 / (last_ns - first_ns) if last_ns > first_ns else 0.0
+
+
+def busiest(source: Source, topics: Sequence[TopicSummary]) -> TopicSummary:
+    """Of image topics of a recording the one with the most images that are not depth, or with the most if all are."""
+    by_count = sorted(topics, key=lambda topic: (-topic.count, topic.name))
+    return next((topic for topic in by_count if not _is_depth(source, topic.name)), by_count[0])
+
+
+def _is_depth(source: Source, topic: str) -> bool:
+    try:
+        message = next(iter(source.records([topic]))).load()
+    except (CutShortError, RecordingError, StopIteration):
+        return False
+    return 'compressedDepth' in getattr(message, 'format', '') or getattr(message, 'encoding', '') in _DEPTH
 
 
 def calibration_topic(infos: Collection[str], camera: str, cameras: Collection[str]) -> str:

@@ -44,6 +44,15 @@ def test_what_ros_can_not_read_is_said_in_a_line(capsys):
     assert "'-p levels=1'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('argument', ['weights:=kp2d', '--params-file=/nothere.yaml'])
+def test_what_rclpy_refuses_is_said_without_a_traceback(argument):
+    command = [sys.executable, '-m', 'superpoint_ros.nodes.frontend', '--ros-args', *argument.split('=/')]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode != 0
+    assert 'Traceback' not in said.stderr
+    assert 'frontend: ' in said.stderr
+
+
 def test_help_as_a_command():
     said = subprocess.run([sys.executable, '-m', 'superpoint_ros.nodes.frontend', '-h'], capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (0, '')

@@ -1,6 +1,7 @@
 """The front-end node's promises, each tried on a real node in another process, over DDS."""
 
 import pickle
+import re
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import rclpy
 import torch
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_processes import Camera, NodeProcess, image_message, jpeg_message, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
@@ -263,8 +265,9 @@ class TestCalibration:
         camera.infos.publish(camera_info(focal=0.0))
         camera.spin_for(0.3)
         assert np.isnan(send_scene(camera).rays).all()
-        level, _, values = camera.diagnostics()
-        assert (level, values['calibration']) == (OK, 'uncalibrated')
+        level, message, values = camera.diagnostics()
+        assert (level, values['calibration']) == (WARN, 'uncalibrated')
+        assert message.endswith('Tracks are empty without a calibration on /camera_info (publishers: 1).')
         assert values['notice: zero camera_info'] == '1'
         assert 'not calibrated' in active.log
 
@@ -309,6 +312,15 @@ class TestParametersAndServices:
         assert message.fields[-1].datatype == message.fields[-1].FLOAT32
         np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-5)
         assert len(send_scene(camera)) > 20
+
+    def test_when_the_others_take_effect_is_said(self, camera, active):
+        before = len(active.log)
+        assert camera.set(mask='nowhere.png', precision='float32', max_keypoints=1000) == ''
+        assert camera.set(mask='', precision='auto') == ''
+        said = active.log[before:]
+        assert said.count('mask takes effect when the node is configured and activated again.') == 2
+        assert said.count('precision takes effect on ~/reload_weights.') == 2
+        assert 'max_keypoints' not in said
 
     def test_reset_starts_ids_at_1(self, camera, active):
         send_scene(camera)
@@ -374,12 +386,55 @@ class TestParametersAndServices:
 class TestLifecycle:
     def test_silence_is_reported(self, camera, active):
         send_scene(camera)
-        assert camera.diagnostics()[0] == OK
+        assert 'No image' not in camera.diagnostics()[1]
         assert camera.set(stale_after=0.1) == ''
         level, message, _ = camera.diagnostics()
         assert camera.set(stale_after=30.0) == ''
         assert level == WARN
-        assert '/image' in message
+        assert re.search(r'No image on /image for \d+\.\d s \(publishers: 1\)\.', message)
+
+    def test_images_lost_on_the_way_are_counted_and_the_remedy_is_named(self, camera, active):
+        before = camera.diagnostics()[2]
+        large = image_message(np.repeat(scene(0, 960, 1280)[..., None], 3, axis=2), 'bgr8', camera.header())
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            camera.images.publish(large)
+            sent += 1
+
+        warning = camera.warning_while(send, 'lost on the way')
+        assert 'image_reliability to reliable' in warning
+        camera.spin_for(1.0)
+        after = camera.diagnostics()[2]
+        came = sum(int(after[name]) - int(before[name]) for name in ('lost', 'received'))
+        assert sent - 3 <= came <= sent  # the last may be lost unnoticed: nothing comes after them
+        assert int(after['lost']) > 0
+
+    @pytest.mark.parametrize(
+        ('parameters', 'reason'),
+        [
+            ({'image_transport': 'compressed'}, 'sends sensor_msgs/msg/Image, image_transport compressed is'),
+            ({'image_reliability': 'reliable'}, 'offers best effort only: set image_reliability to best_effort'),
+        ],
+    )
+    def test_why_no_image_comes_from_a_publisher_that_is_there(self, camera, active, parameters, reason):
+        offer = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        camera.destroy_publisher(camera.images)
+        camera.images = camera.create_publisher(Image, 'image', offer)
+        assert camera.change_state('deactivate')
+        usual = {'image_transport': 'raw', 'image_reliability': 'best_effort', 'stale_after': 30.0}
+        try:
+            assert camera.set(**parameters, stale_after=0.1) == ''
+            assert camera.change_state('activate')
+            assert 'No image on /image' in camera.warning_while(lambda: None, reason)
+        finally:
+            assert camera.change_state('deactivate')
+            assert camera.set(**usual) == ''
+            camera.destroy_publisher(camera.images)
+            camera.images = camera.create_publisher(Image, 'image', 5)
+            camera.activate()
+        assert len(send_scene(camera)) > 20
 
     def test_compressed_images_and_truncated_ones(self, camera, active):
         assert camera.change_state('deactivate')

@@ -172,6 +172,15 @@ def test_nothing_is_compiled_anew_for_the_first_image_whatever_the_levels():
     assert set(warm.engine.requests) == compiled
 
 
+def test_stamps_that_do_not_advance_are_noticed():
+    run = Run()
+    run.send(2)
+    run._sent -= 1
+    run.send()
+    assert run.statistics.report()['notice: time stood still'] == '1'
+    assert 'velocities between them are 0' in run.log[-1]
+
+
 def test_rectifying_from_one_image_to_the_next_begins_anew():
     run = Run()
     run.channel.optics.set_info(camera_info())

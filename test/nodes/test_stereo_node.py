@@ -395,6 +395,6 @@ class TestLifecycle:
     def test_a_signal_ends_it_cleanly(self, rig, active):
         rig.send(*stereo_scene())
         rig.publish(*stereo_scene())
-        assert active.interrupt() == 0
+        assert active.interrupt() == 0, active.log
         assert 'Traceback' not in active.log
         assert 'internal error' not in active.log

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from superpoint_ros.images import ImageError, to_array
-from superpoint_ros.recordings import CutShortError, RecordingError, open_source
+from superpoint_ros.recordings import CutShortError, RecordingError, busiest, open_source
 from superpoint_training.evaluation.problems import Skipped
-from superpoint_training.harvest.topics import busiest
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,13 @@ from pathlib import Path
 
 from superpoint_ros.recordings import (
     Bag,
-    CutShortError,
     RecordingError,
     Source,
     TopicSummary,
+    busiest,
     open_source,
 )
 from superpoint_training.harvest.settings import HarvestError
-
-_DEPTH = ('16UC1', '32FC1')
 
 
 @dataclass(frozen=True)
@@ -105,17 +103,3 @@ def _check_topic(name: str, topics: list[TopicSummary]) -> None:
     else:
         problem = f"The topic '{name}' holds {named[0].type}, no images."
     raise HarvestError(f'{problem} Images are on {choice}.{hint}')
-
-
-def busiest(source: Source, topics: Sequence[TopicSummary]) -> TopicSummary:
-    """Of image topics of a recording the one with the most images that are not depth, or with the most if all are."""
-    by_count = sorted(topics, key=lambda topic: (-topic.count, topic.name))
-    return next((topic for topic in by_count if not _is_depth(source, topic.name)), by_count[0])
-
-
-def _is_depth(source: Source, topic: str) -> bool:
-    try:
-        message = next(iter(source.records([topic]))).load()
-    except (CutShortError, RecordingError, StopIteration):
-        return False
-    return 'compressedDepth' in getattr(message, 'format', '') or getattr(message, 'encoding', '') in _DEPTH
