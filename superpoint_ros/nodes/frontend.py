@@ -83,7 +83,7 @@ class FrontendNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = Diagnostics(self)
         # Simulated time may stand still; diagnostics must not.
-        self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(_DIAGNOSTICS_PERIOD, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/reset', self._on_reset)
         # Loading takes seconds. In a thread and a callback group of its own it does not hold up the images.
         loading = MutuallyExclusiveCallbackGroup()
@@ -289,6 +289,11 @@ class FrontendNode(LifecycleNode):
             torch.cuda.empty_cache()  # does nothing where CUDA was not used
         except RuntimeError as error:  # the device is gone, and its memory with it
             self.get_logger().warning(f'The memory of the CUDA device could not be freed: {error}')
+
+    def _look_around(self) -> None:
+        for inputs in self._inputs:
+            inputs.follow()
+        self._publish_diagnostics()
 
     def _publish_diagnostics(self) -> None:
         pipeline = self._pipeline

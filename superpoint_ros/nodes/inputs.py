@@ -36,18 +36,26 @@ class Inputs:
         depth: int,
     ) -> None:
         """transport, reliability: as the parameters have them. depth: images that wait for the executor's thread."""
-        self._node, self._channel = node, channel
-        self._transport, self._reliability = transport, ReliabilityPolicy[reliability.upper()]
+        self._node, self._channel, self._on_image = node, channel, on_image
+        self._transport, self._asked, self._depth = transport, reliability, depth
         any_sender = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        newest = QoSProfile(depth=depth, reliability=self._reliability)
-        info, image = f'{channel.prefix}camera_info', f'{channel.prefix}image'
+        info = f'{channel.prefix}camera_info'
         self._infos = node.create_subscription(CameraInfo, info, channel.optics.set_info, any_sender)
-        self._images = _subscribe(node, _KINDS[transport], image, on_image, newest, self._on_lost)
+        self._reliability = self._fitting()
+        self._images = self._subscribe()
 
     @property
     def topics(self) -> tuple[str, str]:
         """Full names of the topics of images and calibration."""
         return self._images.topic_name, self._infos.topic_name
+
+    def follow(self) -> None:
+        """Where that is left to us, ask for as much reliability as all publishers offer; to be called now and then."""
+        fitting = self._fitting()
+        if fitting != self._reliability:
+            self._reliability = fitting
+            self._node.destroy_subscription(self._images)
+            self._images = self._subscribe()
 
     def warnings(self, stale_after: float) -> list[str]:
         """What is amiss, for people. stale_after: seconds without an image, or a processed one, that are too long."""
@@ -62,8 +70,8 @@ class Inputs:
             remedy = ''
             if self._reliability == ReliabilityPolicy.BEST_EFFORT:
                 remedy = (
-                    ', as large ones are with best effort: set image_reliability to reliable, or start the camera with '
-                    'config/fastdds.xml, too'
+                    ', as large ones are with best effort: let the camera publish reliably and set image_reliability '
+                    'to auto, or start the camera with config/fastdds.xml, too'
                 )
             found.append(f'{lost} of the last {lost + came} images on {topic} were lost on the way{remedy}.')
         if self._channel.warning:
@@ -80,26 +88,34 @@ class Inputs:
 
     def _why_silent(self) -> str:
         """In brackets."""
-        publishers = self._node.get_publishers_info_by_topic(self.topics[0])
+        publishers = self._publishers()
         sent, wanted = {publisher.topic_type for publisher in publishers}, _TYPES[self._transport]
         if sent and wanted not in sent:
             return f'(its publisher sends {sent.pop()}, image_transport {self._transport} is {wanted})'
         offered = {publisher.qos_profile.reliability for publisher in publishers}
         if self._reliability == ReliabilityPolicy.RELIABLE and offered == {ReliabilityPolicy.BEST_EFFORT}:
-            return '(its publisher offers best effort only: set image_reliability to best_effort)'
+            return '(its publisher offers best effort only: set image_reliability to auto)'
         return f'(publishers: {len(publishers)})'
+
+    def _publishers(self) -> list[Any]:
+        return self._node.get_publishers_info_by_topic(f'{self._channel.prefix}image')
+
+    def _fitting(self) -> ReliabilityPolicy:
+        if self._asked != 'auto':
+            return ReliabilityPolicy[self._asked.upper()]
+        offered = {publisher.qos_profile.reliability for publisher in self._publishers()}
+        reliable = offered == {ReliabilityPolicy.RELIABLE}
+        return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+
+    def _subscribe(self) -> Any:
+        """With word of what is lost, where the middleware gives it."""
+        newest = QoSProfile(depth=self._depth, reliability=self._reliability)
+        what = _KINDS[self._transport], f'{self._channel.prefix}image', self._on_image, newest
+        try:
+            callbacks = SubscriptionEventCallbacks(message_lost=self._on_lost)
+            return self._node.create_subscription(*what, event_callbacks=callbacks)
+        except rclpy_implementation.UnsupportedEventTypeError:
+            return self._node.create_subscription(*what)
 
     def _on_lost(self, event: Any) -> None:
         self._channel.statistics.on_lost(event.total_count_change)
-
-
-def _subscribe(
-    node: Node, kind: type, topic: str, on_message: Callable[[Any], None], qos: QoSProfile,
-    on_lost: Callable[[Any], None],
-) -> Any:  # fmt: skip
-    """With word of what is lost, where the middleware gives it."""
-    try:
-        callbacks = SubscriptionEventCallbacks(message_lost=on_lost)
-        return node.create_subscription(kind, topic, on_message, qos, event_callbacks=callbacks)
-    except rclpy_implementation.UnsupportedEventTypeError:
-        return node.create_subscription(kind, topic, on_message, qos)

@@ -57,9 +57,9 @@ PARAMETERS = (
     ),
     Parameter(
         'image_reliability',
-        'best_effort',
-        'QoS of `image`: best_effort accepts any publisher; reliable only reliable ones, but loses no image.',
-        choices=('best_effort', 'reliable'),
+        'auto',
+        'QoS of `image`: best_effort loses large ones; reliable hears no publisher of less; auto is what all offer.',
+        choices=('auto', 'best_effort', 'reliable'),
     ),
     Parameter(
         'rectification',

@@ -394,6 +394,9 @@ class TestLifecycle:
         assert re.search(r'No image on /image for \d+\.\d s \(publishers: 1\)\.', message)
 
     def test_images_lost_on_the_way_are_counted_and_the_remedy_is_named(self, camera, active):
+        assert camera.change_state('deactivate')
+        assert camera.set(image_reliability='best_effort') == ''
+        camera.activate()
         before = camera.diagnostics()[2]
         large = image_message(np.repeat(scene(0, 960, 1280)[..., None], 3, axis=2), 'bgr8', camera.header())
         sent = 0
@@ -404,18 +407,33 @@ class TestLifecycle:
             sent += 1
 
         warning = camera.warning_while(send, 'lost on the way')
-        assert 'image_reliability to reliable' in warning
+        assert 'set image_reliability to auto' in warning
         camera.spin_for(1.0)
         after = camera.diagnostics()[2]
         came = sum(int(after[name]) - int(before[name]) for name in ('lost', 'received'))
         assert sent - 3 <= came <= sent  # the last may be lost unnoticed: nothing comes after them
         assert int(after['lost']) > 0
+        assert camera.change_state('deactivate')
+        assert camera.set(image_reliability='auto') == ''
+        camera.activate()
+
+    def test_it_is_as_reliable_as_all_its_publishers(self, camera, active):
+        def asked() -> list[ReliabilityPolicy]:
+            return [each.qos_profile.reliability for each in camera.get_subscriptions_info_by_topic('/image')]
+
+        camera.spin_until(lambda: asked() == [ReliabilityPolicy.RELIABLE], 'a reliable subscription')
+        offer = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        other = camera.create_publisher(Image, 'image', offer)
+        camera.spin_until(lambda: asked() == [ReliabilityPolicy.BEST_EFFORT], 'a best-effort subscription')
+        camera.destroy_publisher(other)
+        camera.spin_until(lambda: asked() == [ReliabilityPolicy.RELIABLE], 'a reliable subscription again')
+        assert len(send_scene(camera)) > 20
 
     @pytest.mark.parametrize(
         ('parameters', 'reason'),
         [
             ({'image_transport': 'compressed'}, 'sends sensor_msgs/msg/Image, image_transport compressed is'),
-            ({'image_reliability': 'reliable'}, 'offers best effort only: set image_reliability to best_effort'),
+            ({'image_reliability': 'reliable'}, 'offers best effort only: set image_reliability to auto'),
         ],
     )
     def test_why_no_image_comes_from_a_publisher_that_is_there(self, camera, active, parameters, reason):
@@ -423,7 +441,7 @@ class TestLifecycle:
         camera.destroy_publisher(camera.images)
         camera.images = camera.create_publisher(Image, 'image', offer)
         assert camera.change_state('deactivate')
-        usual = {'image_transport': 'raw', 'image_reliability': 'best_effort', 'stale_after': 30.0}
+        usual = {'image_transport': 'raw', 'image_reliability': 'auto', 'stale_after': 30.0}
         try:
             assert camera.set(**parameters, stale_after=0.1) == ''
             assert camera.change_state('activate')
