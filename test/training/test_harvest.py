@@ -294,6 +294,14 @@ def test_too_few_frames_are_refused_with_the_reasons_and_remedies(tmp_path):
     assert gather([path], tmp_path / 'cache', min_change=0.0, held_out_share=0.0).held_out is None
 
 
+def test_images_that_can_not_be_decoded_are_no_reason_to_record_more(tmp_path):
+    for index in range(40):
+        (tmp_path / f'{index}.png').write_bytes(b'no picture')
+    with pytest.raises(HarvestError, match=r'40 could not be decoded\. The first of these: .*decode') as caught:
+        gather([tmp_path], tmp_path / 'cache')
+    assert 'Record more' not in str(caught.value)
+
+
 def test_what_can_not_be_read_is_refused_by_name(tmp_path):
     (tmp_path / 'noise.mcap').write_bytes(b'noise' * 1000)
     for name in ('missing', 'noise.mcap'):

@@ -108,16 +108,22 @@ def _train_blocks(selection: Selection) -> list[dict[str, int]]:
     return blocks
 
 
-def explain_too_few(report: dict[str, Any], wanted: int, kept: int, what: str) -> str:
-    """Why there are too few frames, and what to relax, the most effective first."""
+def explain_too_few(report: dict[str, Any], wanted: int, kept: int, what: str, unreadable: str) -> str:
+    """Why there are too few frames, and what to relax, the most effective first.
+
+    unreadable: what is wrong with an image that could not be decoded.
+    """
     total = report['total']
     by_name = {name: (words, remedy) for name, words, remedy in _REASONS.values()}
     dropped = sorted(total['dropped'].items(), key=lambda item: -item[1])
     reasons = '; '.join(f'{count} {by_name[name][0]}' for name, count in dropped) or 'none were dropped'
     remedies = [f'{by_name[name][1]} ({name})' for name, _ in dropped if by_name[name][1]]
+    remedy = f'Record more, and move while recording; or {", ".join(remedies) or "lower min_train_frames"}.'
+    if dropped and dropped[0][0] == _REASONS[Fate.UNREADABLE][0]:
+        remedy = f'The first of these: {unreadable}'
     return (
         f'Only {kept} of {total["seen"]} recorded images are left {what}, and {wanted} are needed. Dropped: '
-        f'{reasons}. Record more, and move while recording; or {", ".join(remedies) or "lower min_train_frames"}.'
+        f'{reasons}. {remedy}'
     )
 
 

@@ -25,7 +25,7 @@ from superpoint_training.harvest.measuring import MEASUREMENT, measure
 from superpoint_training.harvest.report import explain_too_few, to_markdown, write_report
 from superpoint_training.harvest.selection import Fate, Selection, select
 from superpoint_training.harvest.settings import HarvestConfig, HarvestError
-from superpoint_training.harvest.survey import Survey, records_of, survey
+from superpoint_training.harvest.survey import Survey, records_of, survey, why_unreadable
 from superpoint_training.harvest.topics import Feed, open_feeds
 
 FORMAT = 2
@@ -126,7 +126,7 @@ def harvest(
         recording = np.repeat(np.arange(len(surveys)), [len(surveyed.rows) for surveyed in surveys])
         selection = select(rows, recording, [feed.source.has_clock for feed in feeds], config)
         report = write_report(feeds, hashes, surveys, selection, asdict(config))
-        _require_frames(report, config)
+        _require_frames(report, feeds, config)
         partial = final.with_name(final.name + '.partial')
         with explained(partial):
             partial.mkdir(exist_ok=True)
@@ -216,12 +216,16 @@ def _key(feeds: list[Feed], hashes: list[str], config: HarvestConfig) -> str:
     return 'frames-' + hashlib.sha256(json.dumps([FORMAT, what, asdict(config)]).encode()).hexdigest()[:16]
 
 
-def _require_frames(report: dict[str, Any], config: HarvestConfig) -> None:
-    train = report['total']['train']
-    if train < config.min_train_frames:
-        raise HarvestError(explain_too_few(report, config.min_train_frames, train, 'to train on'))
-    if config.held_out_frames and config.held_out_share and not report['total']['held_out']:
-        raise HarvestError(explain_too_few(report, 1, 0, 'to hold out'))
+def _require_frames(report: dict[str, Any], feeds: list[Feed], config: HarvestConfig) -> None:
+    total = report['total']
+    if total['train'] < config.min_train_frames:
+        few = config.min_train_frames, total['train'], 'to train on'
+    elif config.held_out_frames and config.held_out_share and not total['held_out']:
+        few = 1, 0, 'to hold out'
+    else:
+        return
+    unreadable = next(filter(None, (why_unreadable(feed, config) for feed in feeds)), '')
+    raise HarvestError(explain_too_few(report, *few, unreadable))
 
 
 def _collect(

@@ -106,6 +106,17 @@ def survey(feed: Feed, content: str, config: HarvestConfig, folder: Path, show_p
     return Survey(table.rows, table.damage)
 
 
+def why_unreadable(feed: Feed, config: HarvestConfig) -> str:
+    """What is wrong with the first image that can't be read, for people; '' where all can."""
+    with suppress(CutShortError):
+        for _, _, record in records_of(feed, config):
+            try:
+                to_array(record.load())
+            except (ImageError, RecordingError) as error:
+                return str(error)
+    return ''
+
+
 def _measure(record: Record, row: np.void, number: int, index: int) -> None:
     row['topic'], row['index'], row['time_ns'] = number, index, record.time_ns
     try:
