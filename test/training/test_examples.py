@@ -193,6 +193,20 @@ def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
     assert repr(labelled(Frames(pictures), 0)) == repr(sources[2])
 
 
+def test_pictures_of_the_same_names_are_told_apart(pictures):
+    frames = Frames(pictures)
+    plain = repr(PlainFrames(frames))
+    keypoints = dict.fromkeys(frames.names, Still.labels)
+    labels = Labels(keypoints, {}, {name: frames.checksum(index) for index, name in enumerate(frames.names)})
+    before = repr(LabelledFrames(frames, labels))
+    assert before == repr(LabelledFrames(frames, Labels(keypoints, {})))
+    cv2.imwrite(str(pictures / '2.png'), grain(40, 50))
+    assert repr(PlainFrames(frames)) != plain
+    with pytest.raises(ValueError, match=r"labels are of other pictures .*, '2\.png' for one: label these frames"):
+        LabelledFrames(frames, labels)
+    assert repr(LabelledFrames(frames, Labels(keypoints, {}))) == before
+
+
 def test_a_picture_that_can_not_be_read_leaves_its_place_to_others(pictures):
     (pictures / '2.png').write_bytes((pictures / '2.png').read_bytes()[:50])
     frames = Frames(pictures)

@@ -69,6 +69,20 @@ def test_shards_of_one_name_in_several_folders_are_all_there(tmp_path):
     assert [frames[index][0, 0] for index in range(2)] == [0, 1]
 
 
+def test_a_checksum_tells_a_picture_from_others_of_its_name_wherever_it_is(pictures, tmp_path):
+    with tarfile.open(tmp_path / 'shard.tar', 'w') as archive:
+        archive.add(pictures / '0.png', '0.png')
+        archive.add(pictures / '1.png', '1.png')
+    loose = Frames(pictures)
+    sums = [loose.checksum(index) for index in range(4)]
+    assert len(set(sums)) == 4
+    assert [Frames(tmp_path / 'shard.tar').checksum(index) for index in range(2)] == sums[:2]
+    assert [Shrunk(loose, 64).checksum(index) for index in range(4)] == sums
+    (pictures / '0.png').write_bytes((pictures / '1.png').read_bytes())
+    (pictures / '2.png').unlink()
+    assert [loose.checksum(index) for index in range(4)] == [sums[1], sums[1], 0, sums[3]]
+
+
 def test_shrunk_frames_keep_names_and_place(pictures):
     """A pixel of the smaller picture is the mean of those that it covers, and none is ever enlarged."""
     frames = Frames(pictures)

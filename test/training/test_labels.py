@@ -12,7 +12,7 @@ from superpoint_ros.networks import SuperPoint, score_map
 from superpoint_training import labels as labels_module
 from superpoint_training.adaptation import Adaptation, LabelConfig, find_labels
 from superpoint_training.distributed import World
-from superpoint_training.frames import Frames
+from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.homographies import HomographyConfig, sample_homography, valid_mask, warp_image, warp_points
 from superpoint_training.labels import Labels, label_frames
 
@@ -148,6 +148,45 @@ def test_frames_of_any_size_are_labelled_and_other_settings_refused(tmp_path):
         label_frames(SuperPoint(TINY), frames, config, out, world=World())
 
 
+@pytest.mark.parametrize('opened', [Frames, lambda folder: Shrunk(Frames(folder), 64)])
+def test_labels_of_other_pictures_of_the_same_names_are_not_gone_on_with(tmp_path, pictures, opened):
+    network, config, out = SuperPoint(TINY), LabelConfig(views=2), tmp_path / 'l.npz'
+    label_frames(network, opened(pictures), config, out, world=World(), minutes=0.0)
+    before = out.read_bytes()
+    for path in pictures.iterdir():
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    with pytest.raises(ValueError, match=r"l\.npz' has labels of other pictures .*, '0\.png' for one: remove it"):
+        label_frames(network, opened(pictures), config, out, world=World())
+    assert out.read_bytes() == before
+
+
+def test_labels_go_on_where_pictures_not_labelled_yet_have_changed(tmp_path, pictures):
+    how = SuperPoint(TINY), Frames(pictures), LabelConfig(views=2), tmp_path / 'l.npz'
+    label_frames(*how, world=World(), minutes=0.0)
+    cv2.imwrite(str(pictures / '3.png'), np.zeros((40, 50), np.uint8))
+    labels, finished = label_frames(*how, world=World())
+    assert (len(labels), finished) == (4, True)
+    assert Labels.load(tmp_path / 'l.npz').checksums == {f'{i}.png': how[1].checksum(i) for i in range(4)}
+
+
+def test_labels_that_do_not_know_their_pictures_are_gone_on_with(tmp_path, pictures):
+    """As those made before they did."""
+    how = SuperPoint(TINY), Frames(pictures), LabelConfig(views=2), tmp_path / 'l.npz'
+    label_frames(*how, world=World(), minutes=0.0)
+    with np.load(tmp_path / 'l.npz') as file:
+        np.savez(tmp_path / 'l.npz', **{name: file[name] for name in file if name != 'checksums'})
+    labels, finished = label_frames(*how, world=World())
+    assert (len(labels), finished) == (4, True)
+    assert labels.checksums == {'0.png': 0} | {f'{i}.png': how[1].checksum(i) for i in range(1, 4)}
+
+
+def test_a_name_is_no_pattern(tmp_path, pictures):
+    how = SuperPoint(TINY), Frames(pictures), LabelConfig(views=2), tmp_path / 'labels[2].npz'
+    labels, finished = label_frames(*how, world=World())
+    assert (len(labels), finished) == (4, True)
+    assert [path.name for path in tmp_path.glob('*.npz')] == ['labels[2].npz']
+
+
 def test_a_frame_that_can_not_be_read_gets_no_labels_and_is_named(tmp_path, pictures):
     (pictures / '1.png').write_bytes(b'nothing of a picture')
     config = LabelConfig(views=3, threshold=1e-4, min_views=1)
@@ -214,12 +253,13 @@ def test_labels_of_the_version_before_are_sure(tmp_path):
 
 def test_labels_survive_the_disk(tmp_path):
     two, none = np.array([[1.5, 2, 0.7], [3, 4, 1]], np.float32), np.zeros((0, 3), np.float32)
-    labels = Labels({'a': two, 'b': none}, {'n': 1})
+    labels = Labels({'a': two, 'b': none}, {'n': 1}, {'b': 2**32 - 1})
     assert labels.density == 1
     assert labels.expected == pytest.approx(0.85)
     labels.save(tmp_path / 'l.npz')
     loaded = Labels.load(tmp_path / 'l.npz')
     assert loaded.about == {'n': 1}
+    assert loaded.checksums == {'a': 0, 'b': 2**32 - 1}
     assert list(loaded.by_name) == ['a', 'b']
     np.testing.assert_array_equal(loaded.by_name['a'], two)
     assert loaded.by_name['b'].shape == (0, 3)

@@ -376,6 +376,42 @@ def test_curves_reach_tensorboard_and_go_on_where_a_run_does(tmp_path):
     assert set(outcome.curves) == {'loss/total', 'learning_rate', 'validation/score'}
 
 
+LOGS_FULL = """
+import resource, sys
+from pathlib import Path
+from test_loop import run, squares
+
+steps = 0
+def losses(network, batch):
+    global steps
+    steps += 1
+    room = 1000 if 6 <= steps < 19 else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    return squares(network, batch)
+outcome = run(Path(sys.argv[1]), losses=losses, logs=Path(sys.argv[1]) / 'logs', record_every=1)
+print(outcome.steps, 'steps,', len(outcome.curves['loss/total']), 'points')
+"""
+
+
+def test_a_full_disk_ends_the_logs_of_a_run_alone(tmp_path):
+    """A process whose files may not grow beyond 1 kB from step 6 to step 18."""
+    pytest.importorskip('tensorboard')
+    process = subprocess.run(
+        [sys.executable, '-c', LOGS_FULL, str(tmp_path)], capture_output=True, text=True, cwd=sys.path[0], check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == '20 steps, 20 points\n'
+    said = f"cannot write TensorBoard's files in '{tmp_path / 'logs'}': File too large. Training goes on without them"
+    assert process.stderr.count(said) == 1
+
+
+def test_logs_that_can_not_be_begun_are_done_without(tmp_path, capsys):
+    pytest.importorskip('tensorboard')
+    (tmp_path / 'file').write_text('in the way')
+    assert run(tmp_path, logs=tmp_path / 'file' / 'logs').finished
+    assert 'Training goes on without them' in capsys.readouterr().err
+
+
 def test_without_tensorboard_a_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     assert run(tmp_path, logs=tmp_path / 'logs').finished

@@ -3,10 +3,11 @@
 import json
 from itertools import pairwise
 
+import pytest
 import torch
-from tiny import write_config
+from tiny import TINY, write_config
 
-from superpoint_ros.networks import load_network
+from superpoint_ros.networks import SuperPoint, load_network, save_network
 from superpoint_training import publish, route, train
 
 
@@ -27,6 +28,9 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     assert route.main(['--frames', str(tmp_path / 'nowhere'), *words[2:]]) == 1
     assert not list((tmp_path / 'runs').iterdir())
     assert 'no pictures' in capsys.readouterr().err
+    assert route.main([*words[:4], '--configs', 'nowhere']) == 1
+    assert capsys.readouterr().err.startswith("error: no 'magicpoint.yaml' in 'nowhere': --configs is the folder")
+    assert not list((tmp_path / 'runs').iterdir())
     assert route.main([*words, '--until', 'labels_1.npz']) == 0
     assert not (tmp_path / 'runs' / 'teacher.safetensors').exists()
     assert route.main([*words, '--minutes', '0.0']) == 3
@@ -77,6 +81,26 @@ def test_publish_writes_weights_and_a_card_with_their_figures(tmp_path, capsys):
     assert load_network(weights).metadata['hardware'] in card
     assert f'PyTorch {torch.__version__.partition("+")[0]}' in load_network(weights).metadata['hardware']
     assert publish.main(['nowhere.safetensors', '--data', 'x', '--folder', str(package)]) == 1
+
+
+@pytest.mark.parametrize(
+    ('metadata', 'missing'),
+    [
+        ({}, 'recipe, data, schedule, hardware, seed, losses'),
+        ({'recipe': 'superpoint', 'seed': '0'}, 'data, schedule, hardware, losses'),
+    ],
+)
+def test_weights_that_do_not_say_how_they_were_trained_are_not_published(tmp_path, metadata, missing, capsys):
+    package = tmp_path / 'package'
+    package.mkdir()
+    (package / 'mine.safetensors').write_bytes(b'the weights before')
+    (package / 'mine.md').write_text('their card')
+    save_network(SuperPoint(TINY), tmp_path / 'mine.safetensors', metadata)
+    assert publish.main([str(tmp_path / 'mine.safetensors'), '--data', 'x', '--folder', str(package)]) == 1
+    assert f"mine.safetensors' does not say its {missing}, which the card is to tell" in capsys.readouterr().err
+    assert (package / 'mine.safetensors').read_bytes() == b'the weights before'
+    assert (package / 'mine.md').read_text() == 'their card'
+    assert len(list(package.iterdir())) == 2
 
 
 def test_the_card_of_a_recipe_without_labels_says_how_its_weights_were_made(tmp_path, pictures):

@@ -48,6 +48,23 @@ def test_magicpoint_learns_and_resumes_to_the_same_weights(tmp_path):
     assert any(not torch.equal(whole[n], fresh[n]) for n in whole)
 
 
+def test_a_training_may_write_over_the_weights_that_it_began_with(tmp_path):
+    """Which it does at its end, since until then it needs them to go on."""
+    loop = {'steps': 8, 'batch_size': 4, 'workers': 0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    start, out = tmp_path / 'start.safetensors', tmp_path / 'same.safetensors'
+    save_network(SuperPoint(TINY), start, {})
+    out.write_bytes(start.read_bytes())
+    words = ['magicpoint', '--config', config, '--device', 'cpu']
+    assert train.main([*words, '--from', str(start), '--out', str(tmp_path / 'other.safetensors')]) == 0
+    stopped = [*words, '--from', str(out), '--out', str(out), '--minutes', '0']
+    while (status := train.main(stopped)) == 3:
+        assert out.read_bytes() == start.read_bytes()
+    assert status == 0
+    other, same = (load_network(tmp_path / f'{name}.safetensors').state_dict() for name in ('other', 'same'))
+    assert all(torch.equal(other[name], same[name]) for name in other)
+
+
 @pytest.mark.parametrize('loss', ['info_nce', 'dense_hinge'])
 def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, capsys):
     save_network(SuperPoint(TINY), tmp_path / 'start.safetensors', {})

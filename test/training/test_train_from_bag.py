@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,22 @@ from drives import drive, write_bag
 from safetensors.torch import load_file
 
 from superpoint_ros.networks import load_network
+from superpoint_training import labels as labels_module
 from superpoint_training import train_from_bag
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.failures import TrainingError
+from superpoint_training.files import write_whole
+from superpoint_training.labels import Labels
 from superpoint_training.peers import make_detector
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof
+from superpoint_training.retraining import run as retraining_run
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
 from superpoint_training.retraining.workspace import Workspace
-from superpoint_training.train_from_bag import DONE, ERROR, NOT_BETTER, main
+from superpoint_training.train_from_bag import DONE, ERROR, INTERRUPTED, NOT_BETTER, main
 
 TINY = [
     '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1', '--blend', '1',
@@ -217,6 +222,39 @@ def test_a_run_that_has_made_nothing_but_frames_may_be_begun_with_other_settings
         work.begin({'harvest': 'min_change=0.5'}, resume=True)
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_labels_of_no_run_do_not_stand_in_the_way_of_one(tmp_path, resume):
+    """Such as a plan of an earlier version left behind when it was killed."""
+    work = Workspace(tmp_path)
+    work.labels('plan', 0).touch()
+    work.begin({'rounds': '1'}, resume)
+    assert work.settings() == {'rounds': '1'}
+
+
+def test_a_run_does_not_go_on_with_other_frames(tmp_path, monkeypatch, capsys):
+    """Of a recording that was made anew under its name."""
+    bag, out = tmp_path / 'drive', tmp_path / 'mine.safetensors'
+    work = Workspace(out.with_suffix('.run'))
+
+    def stop_labelling(*_, **__):
+        work.labels('robot', 1).touch()
+        return Labels({}, {}), False
+
+    monkeypatch.setattr(retraining_run, 'label_frames', stop_labelling)
+    write_bag(bag, {'/camera/image_raw': drive(40)})
+    words = ['--bag', str(bag), '--out', str(out), *TINY]
+    assert main(words) == INTERRUPTED
+    assert main([*words, '--resume']) == INTERRUPTED
+    shutil.rmtree(bag)
+    write_bag(bag, {'/camera/image_raw': drive(40, seed=1)})
+    capsys.readouterr()
+    assert main([*words, '--resume']) == ERROR
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 'was begun with other frames than its recordings give now. To go on, restore the recordings' in said
+    work.labels('robot', 1).unlink()
+    assert main(words) == INTERRUPTED
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(retrained, bag, tmp_path):
     out = tmp_path / 'my_robot.safetensors'
     arguments = ['--bag', bag, '--topic', '/camera/image_raw', '--out', out, *TINY, '--force']
@@ -311,6 +349,20 @@ def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
     assert '12 steps of 4' in planned.stdout
     assert not out.exists()
     assert not (out.with_suffix('.run') / 'run.json').exists()
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_a_plan_that_is_killed_leaves_nothing_that_looks_like_a_run(bag, tmp_path, monkeypatch):
+    """Such as labels, after which no run would be begun, nor gone on with."""
+
+    def write_and_die(path, content):
+        write_whole(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labels_module, 'write_whole', write_and_die)
+    out = tmp_path / 'w.safetensors'
+    main(['--bag', str(bag), '--out', str(out), *TINY, '--plan'])
+    assert not Workspace(out.with_suffix('.run')).is_begun
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def test_labels_are_the_same_whatever_the_number_of_processes(tmp_path, pictures
     words += ['--frames', str(pictures), '--device', 'cpu', '--out']
     assert label.main([*words, str(tmp_path / 'alone.npz')]) == 0
     assert label.main([*words, str(tmp_path / 'shared.npz'), '--limit', '1']) == 0
-    lost = Labels.load(tmp_path / 'shared.npz')
-    lost.by_name = {'3.png': Labels.load(tmp_path / 'alone.npz').by_name['3.png']}
+    lost = Labels.load(tmp_path / 'alone.npz')
+    lost.by_name = {'3.png': lost.by_name['3.png']}
     lost.save(tmp_path / 'shared.rank2.npz')  # what a process that was killed leaves behind
     process = start(['superpoint_training.label', *words, str(tmp_path / 'shared.npz')], processes=2)
     said = process.communicate(timeout=100)[1]

@@ -152,7 +152,7 @@ class LabelledFrames:
         labels: keypoints by the frames' names.
 
     Raises:
-        ValueError: no frame has labels.
+        ValueError: no frame has labels, or one has those of another picture.
     """
 
     def __init__(self, frames: NamedFrames, labels: Labels) -> None:
@@ -160,6 +160,12 @@ class LabelledFrames:
         self._labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
         if not self._labelled:
             raise ValueError('the labels name none of the frames: were they made from other frames?')
+        others = labels.made_from_others(frames)
+        if others:
+            raise ValueError(
+                f"the labels are of other pictures than the frames of the same names, '{others[0]}' for one: label "
+                'these frames'
+            )
 
     def __len__(self) -> int:
         return len(self._labelled)
@@ -186,7 +192,8 @@ class PlainFrames:
         self.frames = frames
 
     def __repr__(self) -> str:
-        digest = _digest(name.encode() for name in self.frames.names)
+        named = enumerate(self.frames.names)
+        digest = _digest(part for i, name in named for part in (name.encode(), b'%d' % self.frames.checksum(i)))
         return f'{len(self.frames.names)} frames without labels, digest {digest}'
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,16 @@ class Frames:
             raise ValueError(f"'{self.names[index]}' under '{self.root}' is not a readable picture")
         return picture
 
+    def checksum(self, index: int) -> int:
+        """CRC-32 of the picture's bytes as they are stored, by which it is told from others of its name.
+
+        0 if they can't be read.
+        """
+        try:
+            return zlib.crc32(self._encoded(self._places[index]).data)
+        except (OSError, ValueError):
+            return 0
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_maps': {}}
 
@@ -121,6 +132,10 @@ class Shrunk:
             self._kept[index] = picture
             self._room -= picture.nbytes
         return picture
+
+    def checksum(self, index: int) -> int:
+        """As `Frames.checksum`, of the picture before it was shrunk."""
+        return self._frames.checksum(index)
 
 
 def fit(picture: np.ndarray, short_side: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ Curves = dict[str, list[tuple[int, float]]]
 
 class Journal:
     """A progress bar with the time left, and a point on every curve from time to time.
+
+    TensorBoard's files are given up when the disk is full, say, which ends no run.
 
     Args:
         curves: of the run so far; added to in place.
@@ -28,7 +31,10 @@ class Journal:
     def __init__(self, curves: Curves, steps: int, done: int, title: str, logs: Path | None, shown: bool) -> None:
         self._curves = curves
         self._bar = tqdm(total=steps, initial=done, desc=title, unit='step', mininterval=2, disable=not shown)
-        self._writer = _tensorboard(logs, done) if logs and shown else None
+        self._logs, self._writer = logs, None
+        if logs and shown:
+            with self._giving_up():
+                self._writer = _tensorboard(logs, done)
 
     def __enter__(self) -> Journal:
         return self
@@ -36,7 +42,8 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._writer:
-            self._writer.close()
+            with self._giving_up():
+                self._writer.close()
 
     def advance(self, losses: Mapping[str, float]) -> None:
         """Move the bar by a step and show the losses' running means."""
@@ -48,7 +55,20 @@ class Journal:
         for name, value in values.items():
             self._curves.setdefault(kind + name, []).append((step, value))
             if self._writer:
-                self._writer.add_scalar(kind + name, value, step)
+                with self._giving_up():
+                    self._writer.add_scalar(kind + name, value, step)
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Writes no more of TensorBoard's files once they can't be written, which is said."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            print(
+                f"cannot write TensorBoard's files in '{self._logs}': {error.strerror}. Training goes on without them",
+                file=sys.stderr,
+            )
 
 
 def _tensorboard(logs: Path, done: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -31,13 +32,15 @@ FORMAT = 2
 
 
 class NamedFrames(Protocol):
-    """Pictures by index, `[H, W]` uint8 grey of any sizes, each with a name; see `Frames`."""
+    """Pictures by index, `[H, W]` uint8 grey of any sizes, each with a name and a checksum; see `Frames`."""
 
     names: list[str]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+    def checksum(self, index: int, /) -> int: ...
 
 
 class Labels:
@@ -46,11 +49,16 @@ class Labels:
     Attributes:
         by_name: `[N, 3]` float32 (x, y, probability), best first; see `adaptation.find_labels`.
         about: how they were made.
+        checksums: of the pictures that they were made from, by name, see `Frames.checksum`; none or 0 of one that is
+            not known.
     """
 
-    def __init__(self, by_name: dict[str, np.ndarray], about: dict[str, object]) -> None:
+    def __init__(
+        self, by_name: dict[str, np.ndarray], about: dict[str, object], checksums: Mapping[str, int] | None = None
+    ) -> None:
         self.by_name = by_name
         self.about = about
+        self.checksums = dict(checksums or {})
 
     def __len__(self) -> int:
         return len(self.by_name)
@@ -65,6 +73,14 @@ class Labels:
         """Mean number of keypoints a frame: the sum of its labels' probabilities."""
         return float(np.mean([points[:, 2].sum() for points in self.by_name.values()])) if self.by_name else 0.0
 
+    def made_from_others(self, frames: NamedFrames) -> list[str]:
+        """Names of the frames whose labels were made from other pictures of these names, as far as that is known."""
+        return [
+            name
+            for index, name in enumerate(frames.names)
+            if self.checksums.get(name, 0) not in (0, frames.checksum(index))
+        ]
+
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
 
@@ -77,12 +93,13 @@ class Labels:
         np.savez_compressed(
             content, names=np.array(list(self.by_name), np.str_), lengths=lengths, keypoints=points[:, :2],
             probabilities=points[:, 2], about=np.array(json.dumps(self.about)),
+            checksums=np.array([self.checksums.get(name, 0) for name in self.by_name], np.uint32),
         )  # fmt: skip
         write_whole(Path(path), content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Labels:
-        """Read the file. Labels of the version before, which had no probabilities, are sure.
+        """Read the file. Labels of the first format, which had no probabilities, are sure.
 
         Raises:
             ValueError: missing or not written by `save`.
@@ -94,7 +111,12 @@ class Labels:
                 probabilities = file.get('probabilities', sure)
                 parts = np.split(np.column_stack([keypoints, probabilities]), np.cumsum(file['lengths']))
                 names = [str(name) for name in file['names']]
-                return cls(dict(zip(names, parts[:-1], strict=True)), json.loads(str(file['about'])))
+                checksums = file.get('checksums', np.zeros(len(names), np.uint32)).tolist()
+                return cls(
+                    dict(zip(names, parts[:-1], strict=True)),
+                    json.loads(str(file['about'])),
+                    dict(zip(names, checksums, strict=True)),
+                )
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"'{path}' is not a labels file: {error}") from error
 
@@ -134,11 +156,12 @@ def label_frames(
 
     Raises:
         TrainingError: memory, disk or another process failed.
-        ValueError: the file was begun with another configuration, network, seed or `FORMAT`.
+        ValueError: the file was begun with another configuration, network, seed or `FORMAT`, or with other pictures of
+            the same names.
     """
     network = network.to(world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     about = _as_stored({'format': FORMAT, 'config': asdict(config), 'network': _digest(network), 'seed': seed})
-    done = world.from_first(set(_merged(out, about, frames.names).by_name) if world.first else set())
+    done = world.from_first(_labelled_before(out, about, frames) if world.first else set())
     todo = [index for index, name in enumerate(frames.names) if name not in done][world.rank :: world.size]
     own, own_file = Labels({}, about), _part(out, world.rank)
     adaptation = Adaptation(network, config, world.device)
@@ -156,6 +179,7 @@ def label_frames(
             else:
                 scores = adaptation.scores(frame, np.random.default_rng([seed, index]))
                 own.by_name[frames.names[index]] = find_labels(scores, config)
+                own.checksums[frames.names[index]] = frames.checksum(index)
             progress.update()
             now = time.monotonic()
             if now - saved_at > SAVE_SECONDS:
@@ -165,7 +189,7 @@ def label_frames(
                 break
     own.save(own_file)
     world.wait()
-    labels = world.from_first(_merged(out, about, frames.names) if world.first else own)
+    labels = world.from_first(_merged(out, about, frames) if world.first else own)
     # A signal at the last frame is not for labelling alone.
     return labels, not world.from_first(interrupted()) and all(name in labels.by_name for name in frames.names)
 
@@ -174,10 +198,23 @@ def _part(out: Path, rank: int | str) -> Path:
     return out.with_name(f'{out.stem}.rank{rank}.npz')
 
 
-def _merged(out: Path, about: dict[str, object], names: Sequence[str]) -> Labels:
-    """One file out of the labels file and all parts beside it, in the order of the names."""
+def _labelled_before(out: Path, about: dict[str, object], frames: NamedFrames) -> set[str]:
+    """Names of the frames that need no labelling any more."""
+    labels = _merged(out, about, frames)
+    others = labels.made_from_others(frames)
+    if others:
+        raise ValueError(
+            f"'{out}' has labels of other pictures than these with the same names, '{others[0]}' for one: remove it or "
+            'write elsewhere'
+        )
+    return set(labels.by_name)
+
+
+def _merged(out: Path, about: dict[str, object], frames: NamedFrames) -> Labels:
+    """One file out of the labels file and all parts beside it, in the order of the frames."""
     found: dict[str, np.ndarray] = {}
-    parts = sorted(out.parent.glob(_part(out, '*').name))
+    checksums: dict[str, int] = {}
+    parts = sorted(out.parent.glob(_part(Path(glob.escape(out.name)), '*').name))
     for path in [out, *parts] if out.exists() else parts:
         labels = Labels.load(path)
         if any(labels.about.get(key) != value for key, value in about.items()):
@@ -185,8 +222,9 @@ def _merged(out: Path, about: dict[str, object], names: Sequence[str]) -> Labels
                 f"'{path}' was begun with another configuration, network, seed or version: remove it or write elsewhere"
             )
         found |= labels.by_name
-    ordered = {name: found[name] for name in names if name in found} | found
-    labels = Labels(ordered, about)
+        checksums |= labels.checksums
+    ordered = {name: found[name] for name in frames.names if name in found} | found
+    labels = Labels(ordered, about, checksums)
     labels.save(out)
     for path in parts:
         path.unlink()

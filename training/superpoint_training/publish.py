@@ -11,9 +11,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, load_network, resolve_weights, save_network
+from superpoint_training.failures import TrainingError
+from superpoint_training.files import write_whole
 from superpoint_training.recipes import RECIPES
 from superpoint_training.report import summary_tables
 
@@ -39,6 +42,8 @@ Made by {command}.
 
 One seed. The pairs are few and mostly outdoor; several have a ground truth too coarse for the 1 px column. {rotations}
 """
+OF_THE_TRAINING = ('recipe', 'data', 'schedule', 'hardware', 'seed', 'losses')
+"""What the card takes from the metadata that a training writes."""
 TURNS = """Quarter
 turns change nothing, what lies between them was trained; but what is told apart by its orientation alone is not told
 apart."""
@@ -71,41 +76,51 @@ def _command(name: str, recipe: str) -> str:
 def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> Path:
     """Copy weights into a folder, which is made, and write their card beside them; returns the card's path.
 
+    Nothing is written unless the card can be made.
+
     Raises:
+        TrainingError: the folder can't be written to.
         WeightsError: the weights can't be read.
-        ValueError: one of the results is no results.json; nothing is written.
+        ValueError: the weights do not say how they were trained, or one of the results is no results.json.
     """
     network = load_network(weights, fold=False)
     name, about = weights.stem, network.metadata
+    missing = [key for key in OF_THE_TRAINING if key not in about]
+    if missing:
+        raise ValueError(
+            f"'{weights}' does not say its {', '.join(missing)}, which the card is to tell: take a file that `train` "
+            'or `train_from_bag` wrote'
+        )
     evaluations = []
     for path in results:
         try:
             evaluations.append(evaluation_section(json.loads(path.read_text()), weights, name))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    save_network(network, folder / weights.name, about | {'data_terms': data})
-    card = folder / f'{name}.md'
-    card.write_text(
-        CARD.format(
-            name=name,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            dimension=network.config.descriptor_dim,
-            size=(folder / weights.name).stat().st_size / 1e6,
-            config=about['config'],
-            architecture=network.architecture,
-            recipe=about['recipe'],
-            data=data,
-            labels=about['data'],
-            schedule=about['schedule'],
-            hardware=about['hardware'],
-            seed=about['seed'],
-            losses=about['losses'],
-            command=_command(name, about['recipe']),
-            evaluations='\n'.join(evaluations),
-            rotations=TURNS if getattr(network.config, 'turning', False) else DOES_NOT_TURN,
-        )
+    with TemporaryDirectory() as made:
+        save_network(network, Path(made) / weights.name, about | {'data_terms': data})
+        content = (Path(made) / weights.name).read_bytes()
+    text = CARD.format(
+        name=name,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        dimension=network.config.descriptor_dim,
+        size=len(content) / 1e6,
+        config=about['config'],
+        architecture=network.architecture,
+        recipe=about['recipe'],
+        data=data,
+        labels=about['data'],
+        schedule=about['schedule'],
+        hardware=about['hardware'],
+        seed=about['seed'],
+        losses=about['losses'],
+        command=_command(name, about['recipe']),
+        evaluations='\n'.join(evaluations),
+        rotations=TURNS if getattr(network.config, 'turning', False) else DOES_NOT_TURN,
     )
+    card = folder / f'{name}.md'
+    write_whole(folder / weights.name, content)
+    write_whole(card, text.encode())
     return card
 
 
@@ -119,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(publish(resolve_weights(options.weights), options.results, options.data, options.folder))
-    except (WeightsError, ValueError, KeyError, OSError) as error:
+    except (TrainingError, WeightsError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

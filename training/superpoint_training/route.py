@@ -122,15 +122,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the route is finished, 3 when the call should be repeated to go on, 1 for an error."""
-    options = parse(arguments)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    try:
-        Frames(options.frames)
-    except ValueError as error:  # not hours later, when the first stage needs them
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+def open_inputs(options: argparse.Namespace) -> None:
+    """Look for all that the stages are given, not hours later, when one of them needs it.
+
+    Raises:
+        ValueError: there are no pictures, or the configuration of a stage is missing.
+    """
+    Frames(options.frames)
+    missing = [stage.config for stage in ROUTE if not (options.configs / stage.config).is_file()]
+    if missing:
+        raise ValueError(f"no '{missing[0]}' in '{options.configs}': --configs is the folder of the stages' YAML files")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run stages for as long as asked; exit status as of `main`."""
     began = time.monotonic()
     for stage in ROUTE:
         done = options.runs / f'{stage.output}.done'
@@ -140,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if left < 0.1:
                 return 3
             print(f'-- {stage.output}', flush=True)
-            run = label.main if stage.command == 'label' else train.main
-            status = run(command_line(stage, options, left))
+            command = label.main if stage.command == 'label' else train.main
+            status = command(command_line(stage, options, left))
             if status:
                 return status
             done.write_text(about)
@@ -155,6 +160,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stage.output == options.until:
             break
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when the route is finished, 3 when the call should be repeated to go on, 1 for an error."""
+    options = parse(arguments)
+    try:
+        options.runs.mkdir(parents=True, exist_ok=True)
+        open_inputs(options)
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':

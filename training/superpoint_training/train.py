@@ -134,7 +134,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='train', description=__doc__)
     parser.add_argument('recipe', choices=('magicpoint', *RECIPES))
     parser.add_argument('--config', required=True, help='YAML file, see config/training')
-    parser.add_argument('--out', required=True, type=Path, help='weights to write (.safetensors)')
+    parser.add_argument('--out', required=True, type=Path, help='weights to write at the end (.safetensors)')
     parser.add_argument('--frames', help='folder or tar of pictures; magicpoint draws its own')
     parser.add_argument('--labels', help='labels of these frames, made by `label`')
     # Not --start nor --logs: torchrun would take them for beginnings of options of its own.
@@ -174,7 +174,7 @@ def _sources(
 
 
 def run(options: argparse.Namespace, world: World) -> bool:
-    """Train for as long as asked and write the weights; true when the schedule is over."""
+    """Train for as long as asked; true when the schedule is over, and the weights are written."""
     recipe = RECIPES.get(options.recipe, MAGICPOINT)
     config: Any = load_config(recipe.config, options.config, options.set)
     frames = Frames(options.frames) if options.recipe in RECIPES else None
@@ -201,10 +201,14 @@ def run(options: argparse.Namespace, world: World) -> bool:
     )
     if world.first:
         about = {'recipe': options.recipe, 'data': data} | describe_run(outcome, config, world)
-        assert isinstance(outcome.network, KeypointNetwork)
-        save_network(outcome.network, options.out, about)
+        written = checkpoint
+        # Not those of a run that was stopped: the file may be that of --from, which it needs to go on.
+        if outcome.finished:
+            assert isinstance(outcome.network, KeypointNetwork)
+            save_network(outcome.network, options.out, about)
+            written = options.out
         minutes, losses = outcome.seconds / 60, about['losses']
-        print(f'{options.out}: step {outcome.steps} of {config.loop.steps}, {minutes:.1f} min, {losses}')
+        print(f'{written}: step {outcome.steps} of {config.loop.steps}, {minutes:.1f} min, {losses}')
     return outcome.finished
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from superpoint_ros.networks import load_network
+from superpoint_training.adaptation import Adaptation, find_labels
 from superpoint_training.distributed import World
 from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.harvest import plan_harvest
-from superpoint_training.labels import label_frames
+from superpoint_training.labels import Labels
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining import schedule
 from superpoint_training.retraining.general import general_frames
@@ -35,9 +38,9 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     if recipe.needs_labels:
         labeller = load_network(request.labeller)
         labelled = (train + len(general)) * schedule.seconds_a_label(labeller, few, request.labels, world)
-        labels, _ = label_frames(labeller, few, replace(request.labels, views=2), work.labels('plan', 0), world=world)
-        work.labels('plan', 0).unlink(missing_ok=True)
-        source = LabelledFrames(few, labels)
+        briefly = Adaptation(labeller, replace(request.labels, views=2), world.device)
+        keypoints = find_labels(briefly.scores(few[0], np.random.default_rng(0)), request.labels)
+        source = LabelledFrames(few, Labels({few.names[0]: keypoints}, {}))
         described = (
             f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
         )

@@ -152,6 +152,8 @@ def retrain(
         work.begin(request.settings(), resume)
     world.wait()
     frames = _harvest(request, work, world)
+    if world.first:
+        work.keep_to_frames(frames.folder.name)
     if frames.held_out is None:
         raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     watching, judging = split_held_out(frames.held_out_blocks())

@@ -29,7 +29,7 @@ class Workspace:
     @property
     def is_begun(self) -> bool:
         """Whether a run has left something here to go on with, besides frames."""
-        return any(any(self.folder.glob(kind)) for kind in ('labels_*.npz', '*.checkpoint'))
+        return self._run.exists() and any(any(self.folder.glob(kind)) for kind in ('labels_*.npz', '*.checkpoint'))
 
     @property
     def frames(self) -> Path:
@@ -92,6 +92,19 @@ class Workspace:
         except (OSError, ValueError) as error:
             raise TrainingError(f"'{self._run}' is not readable ({error}). {BEGIN_ANEW}") from error
         return settings
+
+    def keep_to_frames(self, harvested: str) -> None:
+        """Remember the frames of the run, by the name of their folder in `frames`.
+
+        Raises:
+            TrainingError: it was begun with others.
+        """
+        if self.settings().get('frames', harvested) != harvested:
+            raise TrainingError(
+                f"The run in '{self.folder}' was begun with other frames than its recordings give now. "
+                f'To go on, restore the recordings. {BEGIN_ANEW}'
+            )
+        self.remember(frames=harvested)
 
     def remember(self, **values: Any) -> None:
         """Add values to the settings, for when the run goes on."""
