@@ -50,6 +50,14 @@ def test_the_rays_of_a_raw_image_are_undistorted():
     assert np.abs(rays[:, :2] - (PIXELS - [81, 58]) / [120, 121]).max() > 0.05
 
 
+def test_a_calibration_that_is_given_stays_whatever_comes():
+    rays = optics()[0].view(picture(), 'raw').camera.rays(PIXELS)
+    given = Optics(None, lambda cause, message: None, camera_info())
+    given.set_info(CameraInfo())
+    np.testing.assert_array_equal(given.view(picture(), 'raw').camera.rays(PIXELS), rays)
+    assert given.status == 'plumb_bob'
+
+
 def test_only_rectify_changes_the_image():
     image = picture()
     same = {name: np.array_equal(optics()[0].view(image, name).image, image) for name in RECTIFICATIONS}

@@ -20,9 +20,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
+from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.images import to_array
 from superpoint_ros.messages import stamp_ns
-from superpoint_ros.nodes.calibration_files import CalibrationFileError, read_camera_info
+from superpoint_ros.nodes.calibration_files import read_camera_info
 from superpoint_ros.nodes.recordings import CutShortError, Options, RecordingError, decompress, open_recording
 from superpoint_ros.recordings import open_source
 

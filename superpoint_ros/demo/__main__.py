@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.demo.run import DemoError, Settings, Source, run
 from superpoint_ros.demo.sequence import Gallery
 from superpoint_ros.demo.summary import table
-from superpoint_ros.nodes.calibration_files import CalibrationFileError
 from superpoint_ros.nodes.recordings import RecordingError
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from superpoint_ros.calibrations import Calibration
 from superpoint_ros.camera import Camera
 from superpoint_ros.frontend import Frame, Frontend
 from superpoint_ros.images import to_array
@@ -34,11 +35,20 @@ def topic_prefix(name: str) -> str:
 class Channel:
     """One camera of a front-end node. `name` is '' where it is the only one."""
 
-    def __init__(self, name: str, outputs: Outputs, statistics: Statistics, mask: np.ndarray | None, logger: Any):
+    def __init__(
+        self,
+        name: str,
+        outputs: Outputs,
+        statistics: Statistics,
+        mask: np.ndarray | None,
+        logger: Any,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """mask, calibration: see `Optics`."""
         self.name = name
         self.outputs = outputs
         self.statistics = statistics
-        self.optics = Optics(mask, self.notice)
+        self.optics = Optics(mask, self.notice, calibration)
         self.problem = ''
         """Why the last image failed, for people; '' if it did not."""
         self._logger = logger

@@ -26,6 +26,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from superpoint_ros.calibrations import read_calibration
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.networks import WeightsError
@@ -170,8 +171,9 @@ class FrontendNode(LifecycleNode):
         """What a camera has of its own."""
         outputs = self._make_outputs(name)
         self._outputs.append(outputs)
-        mask = _read_mask(self._values['mask'].replace('{camera}', name))
-        return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger())
+        mask, calibration = (self._values[what].replace('{camera}', name) for what in ('mask', 'calibration'))
+        given = read_calibration(Path(calibration).expanduser()) if calibration else None
+        return Channel(name, outputs, Statistics(self._paired), _read_mask(mask), self.get_logger(), given)
 
     def _make_outputs(self, name: str) -> Outputs:
         return Outputs(self, topic_prefix(name))

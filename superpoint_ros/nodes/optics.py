@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from superpoint_ros.calibrations import Calibration
 from superpoint_ros.camera import Camera, CameraError
 
 RECTIFICATIONS = ('raw', 'rectify', 'rectified')
@@ -37,10 +38,14 @@ class Optics:
         status: the distortion model, or why there is no calibration, in a few words.
     """
 
-    def __init__(self, mask: np.ndarray | None, notice: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, mask: np.ndarray | None, notice: Callable[[str, str], None], calibration: Calibration | None = None
+    ) -> None:
+        """calibration: in place of what comes as `camera_info`."""
         self._raw_mask = mask
         self._notice = notice
-        self._info: Any = None
+        self._is_given = calibration is not None
+        self._info: Any = calibration
         self._known: tuple[Any, ...] = ()
         self._camera: Camera | None = None
         self._mask_rectified_by: Camera | None = None
@@ -57,7 +62,8 @@ class Optics:
 
     def set_info(self, info: Any) -> None:
         """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
-        self._info = info
+        if not self._is_given:
+            self._info = info
 
     def view(self, image: np.ndarray, rectification: str) -> View:
         """The view of [H, W] uint8.

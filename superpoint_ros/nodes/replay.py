@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from superpoint_ros.nodes.calibration_files import CalibrationFileError
+from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.process import run

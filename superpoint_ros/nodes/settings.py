@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from superpoint_ros.detector import Detector
@@ -48,6 +48,11 @@ PARAMETERS = (
     Parameter('warm_up_height', 480, 'Height of your images, pixels.', low=8, high=16384),
     Parameter(
         'mask', '', "Picture that is black where no keypoints are wanted, such as on the robot itself; '' is none."
+    ),
+    Parameter(
+        'calibration',
+        '',
+        "File of ROS, Kalibr, EuRoC, ORB-SLAM or VINS-Fusion (YAML) in place of `camera_info`; '' is none.",
     ),
     Parameter(
         'image_transport',
@@ -209,12 +214,11 @@ PARAMETERS = (
         live=True,
     ),
 )
-_MASKS = Parameter(
-    'mask',
-    '',
-    "Picture that is black where no keypoints are wanted; {camera} in its name is the camera's name; '' is none.",
-)
-_COMMON = tuple(_MASKS if parameter.name == 'mask' else parameter for parameter in PARAMETERS)
+_OF_CAMERAS = {
+    'mask': "Picture that is black where no keypoints are wanted; {camera} is the camera's name; '' is none.",
+    'calibration': "Calibrations (YAML) in place of `camera_info`; {camera} is the camera's name; '' is none.",
+}
+_COMMON = tuple(replace(each, description=_OF_CAMERAS.get(each.name, each.description)) for each in PARAMETERS)
 
 STEREO_PARAMETERS = (
     *_COMMON,

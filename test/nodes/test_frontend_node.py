@@ -117,6 +117,11 @@ class TestConfigure:
         path.write_text('no picture')
         self.refuse(camera, frontend, str(path), weights='superpoint_small', device='auto', mask=str(path))
 
+    def test_a_calibration_that_is_none(self, camera, frontend, tmp_path):
+        path = tmp_path / 'camera.yaml'
+        path.write_text('just: words')
+        self.refuse(camera, frontend, str(path), weights='superpoint_small', mask='', calibration=str(path))
+
     def test_services_without_weights_say_so(self, camera, frontend):
         for service in ('reset', 'reload_weights'):
             answer = camera.trigger(service)
@@ -128,7 +133,7 @@ class TestConfigure:
         assert camera.state() == 'unconfigured'
 
     def test_it_can_be_configured_after_all_that(self, camera, frontend):
-        assert camera.set(weights='superpoint_small', device='auto', mask='') == ''
+        assert camera.set(weights='superpoint_small', device='auto', mask='', calibration='') == ''
         assert camera.change_state('configure')
         assert camera.state() == 'inactive'
         level, message, values = camera.diagnostics()

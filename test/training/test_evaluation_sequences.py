@@ -193,7 +193,7 @@ def test_euroc_as_downloaded(tmp_path):
             np.testing.assert_allclose(frames.poses[index], pose_of(index) @ body_to_camera, atol=1e-6)
         np.testing.assert_array_equal(frames.pictures[frames.names[2]], picture(2))
         assert (frames.camera.width, frames.camera.height) == (160, 120)
-        np.testing.assert_allclose(frames.camera.distortion, [-0.28, 0.07, 0.0002, 1.7e-05])
+        np.testing.assert_allclose(frames.camera.distortion, [-0.28, 0.07, 0.0002, 1.7e-05, 0])
 
 
 def test_the_true_motion_moves_points_from_frame_to_frame(tmp_path):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from superpoint_ros.calibrations import read_yaml
 from superpoint_ros.recordings import RecordingError
 from superpoint_ros.recordings.pictures import listed_times, nanoseconds
-from superpoint_training.evaluation.cameras import read_camera, read_yaml, tum_camera
+from superpoint_training.evaluation.cameras import read_camera, tum_camera
 from superpoint_training.evaluation.pictures import Pictures
 from superpoint_training.evaluation.sequences import PosedFrames
 from superpoint_training.evaluation.trajectories import read_euroc, read_tum
