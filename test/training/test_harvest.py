@@ -253,6 +253,7 @@ def test_a_plan_says_what_a_harvest_takes_and_writes_no_frame(bag, tmp_path):
     plan = plan_harvest([bag], None, CONFIG, tmp_path)
     assert (plan.images, plan.cache_bytes, plan.is_cached) == (COUNT, COUNT * 120 * 160, False)
     assert plan.seconds > 0
+    assert (plan.topics, plan.problem) == ((TOPIC,), '')
     assert not list(tmp_path.rglob('*.tar'))
     found = harvest([bag], None, CONFIG, tmp_path, show_progress=False)
     assert sum(file.stat().st_size for file in found.folder.rglob('*.tar')) < 1.2 * plan.cache_bytes
@@ -300,6 +301,7 @@ def test_images_that_can_not_be_decoded_are_no_reason_to_record_more(tmp_path):
     with pytest.raises(HarvestError, match=r'40 could not be decoded\. The first of these: .*decode') as caught:
         gather([tmp_path], tmp_path / 'cache')
     assert 'Record more' not in str(caught.value)
+    assert 'decode' in plan_harvest([tmp_path], None, CONFIG, tmp_path / 'cache').problem
 
 
 def test_what_can_not_be_read_is_refused_by_name(tmp_path):

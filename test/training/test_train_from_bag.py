@@ -346,7 +346,11 @@ def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
     planned = run('--bag', bag, '--out', out, *TINY, '--plan')
     assert planned.returncode == 0, planned.stderr
     assert '40 images' in planned.stdout
+    assert 'topics    /camera/image_raw\n' in planned.stdout
+    assert 'problem' not in planned.stdout
     assert '12 steps of 4' in planned.stdout
+    refused = run('--bag', bag, '--out', out, *TINY, '--plan', '--general-pairs', tmp_path / 'nowhere')
+    assert (refused.returncode, 'nowhere' in refused.stderr) == (1, True)
     assert not out.exists()
     assert not (out.with_suffix('.run') / 'run.json').exists()
 

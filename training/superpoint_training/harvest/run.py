@@ -83,12 +83,16 @@ class HarvestPlan:
         seconds: to read and measure them on this machine, roughly; 0 if the frames are in the cache.
         cache_bytes: of frames, at most.
         is_cached: whether the very frames are in the cache.
+        topics: that would be read, of all recordings.
+        problem: what is wrong with the first of the images looked at that can't be decoded; '' where all can.
     """
 
     images: int
     seconds: float
     cache_bytes: int
     is_cached: bool
+    topics: tuple[str, ...]
+    problem: str
 
 
 def harvest(
@@ -170,7 +174,7 @@ def plan_harvest(
         HarvestError: as `harvest`, as far as can be told.
     """
     feeds, hashes, cache = _prepare(recordings, topics, cache, show_progress=True)
-    images, seconds, largest = 0, 0.0, 0
+    images, seconds, largest, problem = 0, 0.0, 0, ''
     for feed in feeds:
         count = sum(min(topic.count, config.first_frames or topic.count) for topic in feed.summaries)
         sampled, began = 0, time.perf_counter()
@@ -180,13 +184,16 @@ def plan_harvest(
                 picture = to_array(record.load())
                 measure(picture, np.zeros(1, MEASUREMENT)[0])
                 largest = max(largest, fit(picture, config.short_side).size)
-        except (CutShortError, ImageError, RecordingError):
-            pass  # told, with all the others, by the harvest
+        except CutShortError:
+            pass  # told by the harvest
+        except (ImageError, RecordingError) as error:
+            problem = problem or str(error)
         images += count
         seconds += count * (time.perf_counter() - began) / max(sampled, 1)
     is_cached = (cache / _key(feeds, hashes, config)).exists()
     frames = min(images, config.train_frames + config.held_out_frames)
-    return HarvestPlan(images, 0.0 if is_cached else seconds, frames * largest, is_cached)
+    topics = tuple(dict.fromkeys(topic for feed in feeds for topic in feed.topics))
+    return HarvestPlan(images, 0.0 if is_cached else seconds, frames * largest, is_cached, topics, problem)
 
 
 def _prepare(

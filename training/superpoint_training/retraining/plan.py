@@ -9,6 +9,7 @@ import numpy as np
 from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import Adaptation, find_labels
 from superpoint_training.distributed import World
+from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.harvest import plan_harvest
@@ -26,8 +27,10 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     A few images are read; of what is made only the recordings' hashes are kept.
 
     Raises:
-        TrainingError: as `retrain`, as far as can be told.
+        TrainingError, ValueError: as `retrain`, as far as can be told.
     """
+    if request.general_pairs is not None:
+        find_pairs(request.general_pairs)
     found = plan_harvest(request.recordings, request.topics, request.harvest, work.frames)
     train = min(found.images, request.harvest.train_frames)
     general = general_frames(request.general, request.general_pairs, request.general_limit)
@@ -51,7 +54,9 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     harvested = 'are in the cache' if found.is_cached else f'to read and measure, {_duration(found.seconds)}'
     disk = found.cache_bytes * (not found.is_cached) + 100_000_000
     return [
+        ('topics', ', '.join(found.topics)),
         ('frames', f'{found.images} images {harvested}; up to {train} to train on'),
+        *([('problem', found.problem)] if found.problem else []),
         ('labels', described),
         ('training', f'{steps} steps of {request.training.loop.batch_size} a round, {_duration(steps * step)}'),
         ('rounds', str(request.rounds)),
