@@ -22,8 +22,8 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     trainings = [network + training for network, every in route.TRAININGS.items() for training in every]
     for name in ('teacher', 'labeller', *trainings):
         write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64})
-    for network in route.TRAININGS:
-        write_config(configs / f'{network}.yaml', loop=loop, pairs={'size': 64, 'label_sigma': 0.75})
+    for name in (network + graded for network in route.TRAININGS for graded in ('', '_graded')):
+        write_config(configs / f'{name}.yaml', loop=loop, pairs={'size': 64, 'label_sigma': 0.75})
     words = ['--frames', str(pictures), '--runs', str(tmp_path / 'runs'), '--configs', str(configs), '--device', 'cpu']
     assert route.main(['--frames', str(tmp_path / 'nowhere'), *words[2:]]) == 1
     assert not list((tmp_path / 'runs').iterdir())
@@ -38,7 +38,7 @@ def test_route_runs_its_stages_in_order_and_goes_on(tmp_path, pictures, capsys):
     assert route.main(words) == 0
     printed = capsys.readouterr().out
     for network, every in route.TRAININGS.items():
-        for before, training in pairwise((*every, '')):
+        for before, training in pairwise((*every, '_graded', '')):
             stage = printed.partition(f'-- {network}{training}.safetensors')[2].partition('\n-- ')[0]
             assert f'start from {tmp_path / "runs" / network}{before}.safetensors' in stage
     labels = tmp_path / 'runs' / 'labels_1.npz'

@@ -76,14 +76,23 @@ ROUTE = (
     ),
     *(
         Stage(
-            f'{network}.safetensors', 'superpoint', f'{network}.yaml',
+            f'{network}_graded.safetensors', 'superpoint', f'{network}_graded.yaml',
             {'labels': 'labels_4.npz', 'from': f'{network}_short.safetensors'},
+        )
+        for network in TRAININGS
+    ),
+    Stage('labels_5.npz', 'label', 'graded_labels.yaml', {'weights': 'superpoint_graded.safetensors'}),
+    *(
+        Stage(
+            f'{network}.safetensors', 'superpoint', f'{network}.yaml',
+            {'labels': 'labels_5.npz', 'from': f'{network}_graded.safetensors'},
         )
         for network in TRAININGS
     ),
 )  # fmt: skip
 """MagicPoint, a first round of labels, a small SuperPoint as teacher, a second round, a better one, a third round, the
-trainings of the two networks, a fourth round, of labels that say how sure they are, and a training on those."""
+trainings of the two networks, a fourth round, of labels that say how sure they are, a training on those, and both again
+with the better teacher that came out."""
 
 
 def command_line(stage: Stage, options: argparse.Namespace, minutes: float) -> list[str]:
