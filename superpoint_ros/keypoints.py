@@ -29,7 +29,7 @@ class KeypointSettings:
 
     max_keypoints: int = 1000
     """At most this many, the best first."""
-    detection_threshold: float = 0.003
+    detection_threshold: float = 0.002
     """Scores must exceed this probability, each in its own level."""
     nms_radius: int = 4
     """No two keypoints are closer than this along both axes, in pixels."""
