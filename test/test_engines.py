@@ -10,6 +10,7 @@ from textures import photograph
 
 from superpoint_ros import engines
 from superpoint_ros.engines import EngineError, load_engine
+from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import load_network, score_map
 
 needs_openvino = pytest.mark.skipif(engines.openvino is None, reason='OpenVINO is not installed')
@@ -48,7 +49,8 @@ def test_every_engine_gives_the_networks_own_maps_at_every_size(network, engine,
         height, width = image.shape
         assert maps.scores.dtype == np.float32
         assert maps.descriptors.shape == (height // 8, width // 8, network.config.descriptor_dim)
-        np.testing.assert_allclose(maps.scores, expected, atol=tolerance * expected.max())
+        most = max(expected.max(), KeypointSettings().detection_threshold)  # an 8x16 picture may hold nothing
+        np.testing.assert_allclose(maps.scores, expected, atol=tolerance * most)
         cosine = torch.nn.functional.cosine_similarity(
             torch.from_numpy(maps.descriptors.astype(np.float32)), descriptors[0].permute(1, 2, 0), dim=-1
         )

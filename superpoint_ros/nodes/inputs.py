@@ -19,6 +19,7 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 _KINDS = {'raw': Image, 'compressed': CompressedImage}
+_MOST_LOST_AT_ONCE = 10_000
 _TYPES = {'raw': 'sensor_msgs/msg/Image', 'compressed': 'sensor_msgs/msg/CompressedImage'}
 
 
@@ -118,4 +119,6 @@ class Inputs:
             return self._node.create_subscription(*what)
 
     def _on_lost(self, event: Any) -> None:
-        self._channel.statistics.on_lost(event.total_count_change)
+        # Fast DDS tells of a large image twice, once with the true number and once with the largest of 32 bits.
+        if event.total_count_change <= _MOST_LOST_AT_ONCE:
+            self._channel.statistics.on_lost(event.total_count_change)
