@@ -1,8 +1,12 @@
 """The front-end node's promises, each tried on a real node in another process, over DDS."""
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +28,21 @@ from superpoint_ros.nodes import frontend as nodes_frontend
 from superpoint_ros.nodes.frontend import FrontendNode
 
 OK, WARN, ERROR = 0, 1, 2
+LARGE_AND_SMALL = """
+import time
+
+import numpy as np
+import rclpy
+from ros_processes import Camera, image_message, scene
+
+rclpy.init()
+camera = Camera('large')
+pictures = [(np.repeat(scene(0, 960, 1280)[..., None], 3, axis=2), 'bgr8'), (scene(), 'mono8')]
+while True:
+    for picture, encoding in pictures:  # the small one comes, and tells by its number what did not
+        camera.images.publish(image_message(picture, encoding, camera.header()))
+    time.sleep(0.05)
+"""
 
 
 @pytest.fixture(scope='module')
@@ -399,32 +418,23 @@ class TestLifecycle:
         assert re.search(r'No image on /image for \d+\.\d s \(publishers: 1\)\.', message)
 
     def test_images_lost_on_the_way_are_counted_and_the_remedy_is_named(self, camera, active):
-        large = image_message(np.repeat(scene(0, 960, 1280)[..., None], 3, axis=2), 'bgr8', camera.header())
-        small = image_message(scene(), 'mono8', camera.header())  # which comes, and tells by its number what did not
-        sent = 0
-
-        def send() -> None:
-            nonlocal sent
-            camera.images.publish(large)
-            camera.images.publish(small)
-            sent += 2
-
         assert camera.change_state('deactivate')
         assert camera.set(image_reliability='best_effort') == ''
+        # Of its own, because this process may have been told of a larger shared memory.
+        usual = {name: value for name, value in os.environ.items() if not name.endswith('_PROFILES_FILE')}
+        sender = subprocess.Popen([sys.executable, '-c', LARGE_AND_SMALL], env=usual, cwd=Path(__file__).parents[1])
         try:
             camera.activate()
-            before = camera.diagnostics()[2]
-            assert 'set image_reliability to auto' in camera.warning_while(send, 'lost on the way')
-            camera.spin_for(1.0)
-            after = camera.diagnostics()[2]
+            assert 'set image_reliability to auto' in camera.warning_while(lambda: None, 'lost on the way')
+            values = camera.diagnostics()[2]
         finally:
+            sender.kill()
+            sender.wait()
             assert camera.change_state('deactivate')
             assert camera.set(image_reliability='auto') == ''
             camera.activate()
-        lost, received = (int(after[name]) - int(before[name]) for name in ('lost', 'received'))
-        assert lost > 0
-        assert received > 0
-        assert lost + received <= sent  # others gave way to newer ones before this process could take them
+        assert 0 < int(values['lost']) < 10_000
+        assert int(values['received']) > 0
 
     def test_it_is_as_reliable_as_all_its_publishers(self, camera, active):
         def asked() -> list[ReliabilityPolicy]:
