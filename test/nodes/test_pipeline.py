@@ -175,6 +175,7 @@ def test_nothing_is_compiled_anew_for_the_first_image_whatever_the_levels():
 def test_stamps_that_do_not_advance_are_noticed():
     run = Run()
     run.send(2)
+    assert 'notice: time stood still' not in run.statistics.report()
     run._sent -= 1
     run.send()
     assert run.statistics.report()['notice: time stood still'] == '1'
