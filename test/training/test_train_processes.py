@@ -44,7 +44,7 @@ def joint(tmp_path, pictures):
     names = Frames(pictures).names
     labels = {name: rng.uniform((10, 10, 0.1), (110, 110, 1), (30, 3)) for name in names}
     Labels(labels, {}).save(tmp_path / 'labels.npz')
-    loop = {'steps': 24, 'batch_size': 4, 'micro_batch': 2, 'workers': 1, 'warm_up': 2, 'checkpoint_seconds': 0.0,
+    loop = {'steps': 80, 'batch_size': 4, 'micro_batch': 2, 'workers': 1, 'warm_up': 2, 'checkpoint_seconds': 0.0,
             'record_every': 1}  # fmt: skip
     config = write_config(tmp_path / 'c.yaml', loop=loop, pairs={'size': 64}, mix={'frames': 3, 'shapes': 1})
     words = ['superpoint', '--config', config, '--frames', str(pictures), '--device', 'cpu']
@@ -72,7 +72,7 @@ def test_stopped_or_killed_a_training_ends_with_the_weights_of_one_that_was_not(
         said = process.communicate(timeout=60)[1]
         assert process.returncode == status, said
         assert 'Traceback' not in said
-        assert 3 <= steps_done(checkpoint) < 24
+        assert 3 <= steps_done(checkpoint) < 80
         assert train.main(words) == 0
         resumed, resumed_curves = everything(checkpoint)
         assert torch.equal(whole, resumed)
@@ -89,7 +89,7 @@ def test_two_processes_train_as_one(tmp_path, joint):
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 0, said
     (one, curves), (two, two_curves) = (everything(tmp_path / f'{name}.checkpoint') for name in ('one', 'two'))
-    assert len(curves['loss/total']) == 24
+    assert len(curves['loss/total']) == 80
     for name, points in curves.items():
         np.testing.assert_allclose(two_curves[name], points, rtol=1e-5)
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
