@@ -9,6 +9,7 @@ from superpoint_ros.networks.unsuperpoint import UnsuperPoint, UnsuperPointConfi
 from superpoint_ros.networks.weights import (
     WEIGHTS_DIRECTORY,
     WeightsError,
+    encode_network,
     load_network,
     resolve_weights,
     save_network,
@@ -30,6 +31,7 @@ __all__ = [
     'UnsuperPointConfig',
     'WeightsError',
     'cell_centres',
+    'encode_network',
     'fold_batch_norm',
     'load_network',
     'resolve_weights',

@@ -81,11 +81,22 @@ def load_network(name_or_path: str | Path, *, fold: bool = True) -> KeypointNetw
 
 
 def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write a network and what is known of it, in half precision, whole or not at all.
+    """Write a network and what is known of it, whole or not at all; see `encode_network`.
+
+    Args:
+        path: file to write; replaced only once the new one is on the disk.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    write_whole(Path(path), encode_network(network, metadata))
+
+
+def encode_network(network: KeypointNetwork, metadata: Mapping[str, str]) -> bytes:
+    """The content of a file of a network, in half precision, and of what is known of it.
 
     Args:
         network: its `config` is stored with it.
-        path: file to write; replaced only once the new one is complete.
         metadata: strings under your own keys (recipe, data, figures); `architecture` and `config` are set here.
     """
     tensors = {
@@ -96,7 +107,7 @@ def save_network(network: KeypointNetwork, path: str | Path, metadata: Mapping[s
         'architecture': network.architecture,
         'config': json.dumps(dataclasses.asdict(network.config)),
     }
-    write_whole(Path(path), save(tensors, metadata=described))  # save_file lets nobody but its user read the file
+    return save(tensors, metadata=described)  # save_file would let nobody but its user read the file
 
 
 def _read_safetensors(path: Path) -> KeypointNetwork:

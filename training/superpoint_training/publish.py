@@ -11,10 +11,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, load_network, resolve_weights, save_network
+from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, encode_network, load_network, resolve_weights
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 from superpoint_training.recipes import RECIPES
@@ -97,9 +96,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
             evaluations.append(evaluation_section(json.loads(path.read_text()), weights, name))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
-    with TemporaryDirectory() as made:
-        save_network(network, Path(made) / weights.name, about | {'data_terms': data})
-        content = (Path(made) / weights.name).read_bytes()
+    content = encode_network(network, about | {'data_terms': data})
     text = CARD.format(
         name=name,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
