@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 
 from feature_bags import PERIOD_NS, K, Walk, camera_info, some_cloud, write_bag
+from std_msgs.msg import String
 
 from superpoint_ros.camera import Camera
 from superpoint_ros.exports.colmap import ExportError, ExportSettings, colmap_camera, export, main, pairs
@@ -241,6 +242,13 @@ class TestRecorded:
         for path in (tmp_path, tmp_path / 'nothing'):
             with pytest.raises(SystemExit, match='is no bag'):
                 main([str(path), str(tmp_path / 'out')])
+
+    def test_a_message_that_is_spoilt_is_left_out(self, messages, tmp_path):
+        spoilt = String(data='no features')
+        bag = write_bag(tmp_path / 'bag', {'/features': [messages[0], spoilt, messages[2]]}, {})
+        with pytest.warns(UserWarning, match='/features.*is damaged.*left out'):
+            frames = read_recorded(bag).frames
+        assert [frame.stamp_ns for frame in frames] == [PERIOD_NS, 3 * PERIOD_NS]
 
     def test_a_bag_that_is_cut_off_gives_what_there_is(self, bag, tmp_path):
         [file] = bag.glob('*.mcap')

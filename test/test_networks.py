@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from superpoint_ros.networks import (
+    GoodPointConfig,
     SuperPoint,
     SuperPointConfig,
     WeightsError,
@@ -51,6 +52,12 @@ def test_outputs_have_the_promised_shapes(head, norm, kernel, first_stride):
     assert logits.shape == (2, 65, 3, 5)
     assert descriptors.shape == (2, 12, 3, 5)
     assert score_map(logits).shape == (2, 24, 40)
+
+
+@pytest.mark.parametrize('setting', [{'turning': True}, {'first_stride': 2}])
+def test_goodpoint_refuses_what_it_does_not_have(setting):
+    with pytest.raises(ValueError, match='goodpoint'):
+        GoodPointConfig((8,) * 8, 8, 12, **setting)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class RecordedFeatures:
 def read_recorded(
     path: Path, topic: str = '', info_topic: str = '', every: int = 1, *, calibrated: bool = True
 ) -> RecordedFeatures:
-    """Read a bag; of one that is cut off, what there is.
+    """Read a bag; of one that is damaged, what there is.
 
     Args:
         path: the bag.
@@ -85,7 +86,12 @@ def read_recorded(
 def _messages(bag: Bag, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
     with suppress(CutShortError):
         for record in bag.records(topics):
-            yield record.topic, record.load()
+            try:
+                message = record.load()
+            except RecordingError as error:
+                warnings.warn(f'{error}: it is left out', stacklevel=2)
+                continue
+            yield record.topic, message
 
 
 def _only(found: list[str], path: Path, topics: list[TopicSummary]) -> str:

@@ -15,7 +15,15 @@ LEAK = 0.01
 
 @dataclass(frozen=True)
 class GoodPointConfig(SuperPointConfig):
-    """As SuperPoint's: the defaults are the paper's, `detector_head` `skip` is what a short training needs."""
+    """As SuperPoint's: the defaults are the paper's, `detector_head` `skip` is what a short training needs.
+
+    Its filters neither turn nor stride over the image: `turning` and `first_stride` stay as they are.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.turning or self.first_stride != 1:
+            raise ValueError('goodpoint has no turning filters and no first_stride: leave them out')
 
 
 class GoodPoint(KeypointNetwork):

@@ -21,7 +21,7 @@ class HomographyConfig:
     Attributes:
         scale: smallest and largest zoom; drawn from a normal about 1, cut off at the ends.
         rotation: largest in-plane turn to either side, radians.
-        perspective: largest shift of a corner by perspective, as a share of the picture's size.
+        perspective: largest shift of a corner by perspective, as a share of half the picture's size.
         translation: largest shift of the centre, as a share of the picture's size.
         tilt: largest ratio of lengths along and across some direction, as a plane has it that is seen from the side:
             `1 / cos` of the angle; 1 for none. Perspective alone, within these limits, seldom comes to 1.3.

@@ -28,7 +28,7 @@ class HarvestConfig:
             time at every use, less can't be had back.
         min_sharpness: a frame is blurred when its sharpness is below this share of the median around it, which
             most frames under 9 px of motion blur are.
-        min_sharpness_floor: a frame of less sharpness is blurred whatever the others are (see `Measurement`).
+        min_sharpness_floor: a frame of less sharpness is blurred whatever the others are (see `measuring.sharpness`).
         neighbourhood_seconds: how far around a frame that median reaches.
         max_clipped: a frame is under- or over-exposed when a larger share of it is black or white.
         min_contrast: a frame whose grey levels span less, percentile 5 to 95, shows nothing.
