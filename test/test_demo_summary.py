@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip('rclpy', reason='needs rclpy')
+
 from superpoint_ros.demo.summary import Run, summarise, table
 from superpoint_ros.messages import MatchCloud
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip('rclpy', reason='needs rclpy')
+
 from superpoint_ros.demo.summary import Run, summarise
 from superpoint_ros.nodes import replay, settings
 
@@ -19,11 +21,17 @@ def section(heading: str) -> str:
     return match.group(1)
 
 
+def shown(value: object) -> str:
+    """A default as the tables have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @pytest.mark.parametrize(('heading', 'module'), [('Parameters', settings), ('Replay', replay)])
-def test_parameter_table_is_complete_and_has_the_defaults(heading: str, module) -> None:
-    rows = dict(re.findall(r'^\| `([\w.]+)`(?: \*)? \| (?:`(.*?)`)? *\|', section(heading), re.MULTILINE))
-    defaults = {parameter.name: parameter.default for parameter in module.PARAMETERS}
-    assert rows == {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in defaults.items()}
+def test_parameters_are_all_there_with_their_defaults_and_descriptions(heading: str, module) -> None:
+    rows = re.findall(r'^\| `([\w.]+)`(?: \*)? \| (?:`(.*?)`)? *\| (.+) \|$', section(heading), re.MULTILINE)
+    assert [(name, default, text.replace('`', '')) for name, default, text in rows] == [
+        (each.name, shown(each.default), each.description.replace('`', '')) for each in module.PARAMETERS
+    ]
 
 
 def test_live_parameters_are_marked() -> None:

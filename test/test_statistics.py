@@ -1,8 +1,11 @@
 """What the front-end reports of itself."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+pytest.importorskip('rclpy', reason='needs rclpy')
 
 from superpoint_ros.nodes import statistics
 from superpoint_ros.nodes.statistics import Statistics
