@@ -11,12 +11,8 @@ import torch
 
 from superpoint_training.distributed import World
 from superpoint_training.examples import (
-    DrawnPicture,
-    LabelledFrames,
     PairExamples,
     PairsConfig,
-    PlainFrames,
-    RenderedShapes,
     ShapeExamples,
     ShapesConfig,
     batches,
@@ -28,6 +24,7 @@ from superpoint_training.homographies import HomographyConfig, inside, warp_poin
 from superpoint_training.labels import Labels
 from superpoint_training.photometric import PhotometricConfig
 from superpoint_training.recipes.superpoint import SuperPointTraining, pair_examples
+from superpoint_training.sources import DrawnPicture, LabelledFrames, PlainFrames, RenderedShapes
 
 
 def test_cell_targets_against_brute_force():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,13 +24,10 @@ from superpoint_training.homographies import (
     warp_points,
 )
 from superpoint_training.interruptible import leave_interrupts_to_parent
-from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.photometric import PhotometricConfig, augment
+from superpoint_training.sources import PairSource
 
 Example = dict[str, Tensor]
-
-MOST_UNREADABLE = 20
-"""Pictures drawn in a row that can't be read, after which the others are taken to be no better."""
 
 
 def cell_targets(rng: np.random.Generator, keypoints: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -71,31 +65,8 @@ def expected_keypoints(
     return expected[2 * reach : -2 * reach, 2 * reach : -2 * reach]
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    """What tells data from other data of the same size."""
-    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:8]
-
-
 def _as_image(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture)[None]
-
-
-class DrawnPicture(NamedTuple):
-    """A picture `[H, W]` uint8 and what is known of it."""
-
-    picture: np.ndarray
-    labels: np.ndarray
-    """[N, 3] (x, y, probability), keypoints."""
-    described: bool
-    """Whether it has texture to describe."""
-
-
-class PairSource(Protocol):
-    """Where pictures of pairs come from."""
-
-    def draw(self, rng: np.random.Generator) -> DrawnPicture:
-        """A picture by lot."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -126,98 +97,6 @@ class ShapeExamples(Dataset[Example]):
             'cells': torch.from_numpy(cells),
             'valid': torch.ones(cells.shape, dtype=torch.bool),
         }
-
-
-def _readable(frames: NamedFrames, draw: Callable[[], int]) -> tuple[int, np.ndarray]:
-    """A frame's number and picture by lot; for one that can't be read, which is said once, another.
-
-    Raises:
-        ValueError: `MOST_UNREADABLE` in a row could not be read.
-    """
-    for _ in range(MOST_UNREADABLE - 1):
-        index = draw()
-        try:
-            return index, frames[index]
-        except ValueError as error:
-            warnings.warn(f'{error}: others are taken for it', stacklevel=2)
-    index = draw()
-    return index, frames[index]
-
-
-class LabelledFrames:
-    """Frames with their keypoints, as a source of pairs.
-
-    Args:
-        frames: of any sizes; those without labels are left out.
-        labels: keypoints by the frames' names.
-
-    Raises:
-        ValueError: no frame has labels, or one has those of another picture.
-    """
-
-    def __init__(self, frames: NamedFrames, labels: Labels) -> None:
-        self.frames, self.labels = frames, labels
-        self._labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
-        if not self._labelled:
-            raise ValueError('the labels name none of the frames: were they made from other frames?')
-        others = labels.made_from_others(frames)
-        if others:
-            raise ValueError(
-                f"the labels are of other pictures than the frames of the same names, '{others[0]}' for one: label "
-                'these frames'
-            )
-
-    def __len__(self) -> int:
-        return len(self._labelled)
-
-    def __repr__(self) -> str:
-        names = [self.frames.names[index] for index in self._labelled]
-        digest = _digest(part for name in names for part in (name.encode(), self.labels.by_name[name].tobytes()))
-        return f'{len(self)} frames, {self.labels.density:.0f} labels a frame, digest {digest}'
-
-    def draw(self, rng: np.random.Generator) -> DrawnPicture:
-        """A frame by lot."""
-        index, picture = _readable(self.frames, lambda: self._labelled[rng.integers(len(self))])
-        return DrawnPicture(picture, self.labels.by_name[self.frames.names[index]], True)
-
-
-class PlainFrames:
-    """Frames without labels, as a source of pairs.
-
-    Args:
-        frames: of any sizes.
-    """
-
-    def __init__(self, frames: NamedFrames) -> None:
-        self.frames = frames
-
-    def __repr__(self) -> str:
-        named = enumerate(self.frames.names)
-        digest = _digest(part for i, name in named for part in (name.encode(), b'%d' % self.frames.checksum(i)))
-        return f'{len(self.frames.names)} frames without labels, digest {digest}'
-
-    def draw(self, rng: np.random.Generator) -> DrawnPicture:
-        """A frame by lot."""
-        _, picture = _readable(self.frames, lambda: int(rng.integers(len(self.frames.names))))
-        return DrawnPicture(picture, np.zeros((0, 3)), True)
-
-
-@dataclass(frozen=True)
-class RenderedShapes:
-    """Synthetic Shapes as a source of pairs: sharp corners, for the detector alone.
-
-    Most of a picture of shapes has no texture to describe, so the descriptor learns nothing from it.
-
-    Attributes:
-        size: side of the square pictures, pixels.
-    """
-
-    size: int
-
-    def draw(self, rng: np.random.Generator) -> DrawnPicture:
-        """A picture that was never seen before."""
-        picture, corners = shapes.render(rng, self.size, self.size)
-        return DrawnPicture(picture, np.column_stack([corners, np.ones(len(corners))]), False)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from superpoint_ros.networks import (
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
-from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames, batches
+from superpoint_training.examples import batches
 from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels, NamedFrames
@@ -33,6 +33,7 @@ from superpoint_training.loop import LoopConfig, Outcome, Validate, train
 from superpoint_training.narrowing import narrow
 from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
+from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
 
 
 def train_recipe(

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from superpoint_training.examples import PairExamples, PairSource, RenderedShapes
+from superpoint_training.examples import PairExamples
 from superpoint_training.recipes.points import View, view_of
+from superpoint_training.sources import PairSource, RenderedShapes
 
 
 def pair_examples(config: Any, sources: Mapping[str, PairSource]) -> PairExamples:

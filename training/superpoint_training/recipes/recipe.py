@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from superpoint_ros.networks import KeypointNetwork
 from superpoint_training.accumulation import ComputeLosses
-from superpoint_training.examples import Example, PairSource
+from superpoint_training.examples import Example
+from superpoint_training.sources import PairSource
 
 
 @dataclass(frozen=True)

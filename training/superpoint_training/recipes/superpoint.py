@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate, normalize
 
 from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at, score_map
 from superpoint_ros.pyramid import step
-from superpoint_training.examples import PairsConfig, PairSource, ShapeExamples, ShapesConfig
+from superpoint_training.examples import PairsConfig, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import (
     dense_hinge_loss,
@@ -24,6 +24,7 @@ from superpoint_training.recipes.losses import (
 from superpoint_training.recipes.pairs import images, pair_examples
 from superpoint_training.recipes.points import magnification
 from superpoint_training.recipes.recipe import Recipe
+from superpoint_training.sources import PairSource
 
 DESCRIPTOR_LOSSES = ('info_nce', 'dense_hinge')
 

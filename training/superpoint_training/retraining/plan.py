@@ -10,7 +10,6 @@ from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import Adaptation, find_labels
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.pairs import find_pairs
-from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.harvest import plan_harvest
 from superpoint_training.labels import Labels
@@ -19,6 +18,7 @@ from superpoint_training.retraining import schedule
 from superpoint_training.retraining.general import general_frames
 from superpoint_training.retraining.run import Request, start_network
 from superpoint_training.retraining.workspace import Workspace
+from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
 
 
 def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str]]:

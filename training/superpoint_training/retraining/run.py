@@ -21,7 +21,6 @@ from superpoint_training.evaluation.pair_run import PreparedPair
 from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.evaluation.results import finite, header
 from superpoint_training.evaluation.results import write as write_results
-from superpoint_training.examples import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 from superpoint_training.frames import Frames, Shrunk
@@ -36,6 +35,7 @@ from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.workspace import Workspace
+from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
 from superpoint_training.train import describe_run, fingerprint, load_start, train_recipe
 
 VALIDATION_FRAMES = 16

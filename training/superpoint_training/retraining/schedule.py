@@ -15,9 +15,10 @@ from torch import nn
 from superpoint_training.accumulation import Accumulator
 from superpoint_training.adaptation import Adaptation, LabelConfig
 from superpoint_training.distributed import World
-from superpoint_training.examples import PairSource, batches
+from superpoint_training.examples import batches
 from superpoint_training.labels import NamedFrames
 from superpoint_training.recipes import Recipe
+from superpoint_training.sources import PairSource
 
 TIMED_STEPS = 4
 FEWEST_STEPS = 20
