@@ -12,6 +12,7 @@ from superpoint_ros.networks import SuperPoint, load_network, save_network
 from superpoint_ros.networks.weights import parameter_count
 from superpoint_training import label, train
 from superpoint_training.config import load_config
+from superpoint_training.recipe_run import load_start
 from superpoint_training.recipes import RECIPES
 from superpoint_training.recipes.superpoint import SuperPointTraining, superpoint_losses
 
@@ -141,7 +142,7 @@ def test_the_papers_networks_are_the_defaults():
 
 def test_weights_of_a_start_that_is_no_recipes_are_of_the_architecture_they_name(tmp_path):
     save_network(SuperPoint(RECIPES['superpoint'].config().network), tmp_path / 'w.safetensors', {})
-    assert train.load_start(str(tmp_path / 'w.safetensors'), RECIPES['superpoint']).architecture == 'superpoint'
+    assert load_start(str(tmp_path / 'w.safetensors'), RECIPES['superpoint']).architecture == 'superpoint'
 
 
 class KnowsSizes(nn.Module):

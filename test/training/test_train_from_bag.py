@@ -25,8 +25,7 @@ from superpoint_training.files import write_whole
 from superpoint_training.labels import Labels
 from superpoint_training.peers import make_detector
 from superpoint_training.protocols import PROTOCOLS
-from superpoint_training.retraining import proof
-from superpoint_training.retraining import run as retraining_run
+from superpoint_training.retraining import proof, rounds
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
 from superpoint_training.retraining.workspace import Workspace
@@ -240,7 +239,7 @@ def test_a_run_does_not_go_on_with_other_frames(tmp_path, monkeypatch, capsys):
         work.labels('robot', 1).touch()
         return Labels({}, {}), False
 
-    monkeypatch.setattr(retraining_run, 'label_frames', stop_labelling)
+    monkeypatch.setattr(rounds, 'label_frames', stop_labelling)
     write_bag(bag, {'/camera/image_raw': drive(40)})
     words = ['--bag', str(bag), '--out', str(out), *TINY]
     assert main(words) == INTERRUPTED

@@ -3,101 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from superpoint_ros.networks import (
     KeypointNetwork,
     SuperPoint,
     WeightsError,
-    load_network,
-    resolve_weights,
     save_network,
 )
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
-from superpoint_training.examples import batches
 from superpoint_training.failures import TrainingError
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels, NamedFrames
-from superpoint_training.loop import LoopConfig, Outcome, Validate, train
 from superpoint_training.narrowing import narrow
+from superpoint_training.recipe_run import describe_run, fingerprint, load_start, train_recipe
 from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
 from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
-
-
-def train_recipe(
-    recipe: Recipe,
-    network: nn.Module,
-    sources: Mapping[str, PairSource],
-    config: Any,
-    checkpoint: Path,
-    *,
-    world: World,
-    start: str,
-    validate: Validate | None = None,
-    minutes: float | None = None,
-    logs: Path | None = None,
-    describe: str = 'training',
-) -> Outcome:
-    """Train a network by a recipe, from the weights that it has; fresh or shipped makes no difference.
-
-    Args:
-        recipe: of `RECIPES`.
-        network: trained in place; the result is the outcome's network.
-        sources: frames, labelled if the recipe needs it, by the names that the configuration's mix knows.
-        config: of the recipe's kind; `config/training/fine_tune.yaml` is for shipped weights and a robot's frames.
-        start: fingerprint of the weights that the run began with; a checkpoint of a run from others is refused.
-        checkpoint, world, validate, minutes, logs, describe: see `loop.train`, also for what is raised.
-    """
-    examples = recipe.make_examples(config, sources)
-    return train(
-        network,
-        lambda first, last: batches(examples, config.loop.batch_size, first, last, config.loop.workers, world),
-        recipe.make_losses(config),
-        config.loop,
-        checkpoint,
-        world=world,
-        settings=f'{replace(config, loop=LoopConfig())!r} on {dict(sources)!r} from {start}',
-        validate=validate,
-        minutes=minutes,
-        logs=logs,
-        describe=describe,
-    )
-
-
-def fingerprint(weights: str) -> str:
-    """What tells stored weights, by name or path, from others of the same name; 'none' for 'none', fresh ones.
-
-    Raises:
-        WeightsError: there are none.
-    """
-    return weights if weights == 'none' else hashlib.sha256(resolve_weights(weights).read_bytes()).hexdigest()[:16]
-
-
-def load_start(weights: str, recipe: Recipe) -> KeypointNetwork:
-    """Weights to train on from, BatchNorm and all.
-
-    Raises:
-        WeightsError: they can't be read, or are of another network than the recipe trains.
-    """
-    network = load_network(weights, fold=False)
-    if network.architecture != recipe.architecture:
-        raise WeightsError(
-            f"'{weights}' are weights of {network.architecture}, and this recipe trains {recipe.architecture}: begin "
-            f'with weights of {recipe.architecture}, or with fresh ones'
-        )
-    return network
 
 
 def start_from(network: KeypointNetwork, weights: str, recipe: Recipe, frames: NamedFrames | None) -> str:
@@ -116,18 +45,6 @@ def start_from(network: KeypointNetwork, weights: str, recipe: Recipe, frames: N
     fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     network.load_state_dict(own | fitting)
     return f'{len(fitting)} of {len(own)} tensors start from {weights}{narrowed}'
-
-
-def describe_run(outcome: Outcome, config: Any, world: World) -> dict[str, str]:
-    """What to keep with the weights of a run: schedule, hardware, seed and losses."""
-    device = world.device
-    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU {platform.machine()}'
-    return {
-        'schedule': f'{outcome.steps} steps of {config.loop.batch_size}, {outcome.seconds / 60:.0f} minutes',
-        'hardware': f'{f"{world.size} x " * (world.size > 1)}{hardware}, PyTorch {torch.__version__.partition("+")[0]}',
-        'seed': str(config.seed),
-        'losses': ', '.join(f'{name} {value:.4f}' for name, value in outcome.losses.items()),
-    }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

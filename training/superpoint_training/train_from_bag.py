@@ -30,7 +30,8 @@ from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining.plan import plan
 from superpoint_training.retraining.proof import ProofConfig
-from superpoint_training.retraining.run import Interrupted, Request, retrain
+from superpoint_training.retraining.request import Request
+from superpoint_training.retraining.run import Interrupted, retrain
 from superpoint_training.retraining.workspace import Workspace
 
 DONE, ERROR, INTERRUPTED, NOT_BETTER = 0, 1, 3, 4

@@ -16,7 +16,8 @@ from superpoint_training.labels import Labels
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining import schedule
 from superpoint_training.retraining.general import general_frames
-from superpoint_training.retraining.run import Request, start_network
+from superpoint_training.retraining.request import Request
+from superpoint_training.retraining.rounds import start_network
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
 
