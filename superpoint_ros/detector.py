@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from superpoint_ros.device_sessions import Sessions
-from superpoint_ros.engines import engine_errors, load_engine
+from superpoint_ros.engines import TorchEngine, engine_errors, load_engine
 from superpoint_ros.features import Features
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.levels import Level, describe, find_keypoints
@@ -39,6 +39,10 @@ class Detector:
         self.settings = settings or KeypointSettings()
         self.stride = network.stride
         self.engine = load_engine(network, engine, device, precision)
+        self.sessions: Sessions | None = None
+        """Finds features without leaving the device; None where maps are all that there is."""
+        if isinstance(self.engine, TorchEngine) and self.engine.device.type == 'cuda':
+            self.sessions = Sessions(self.engine.network, network.config.descriptor_dim)
         self.description = f'{name}, {self.engine.description}'
         """Weights, engine, precision and device in one line, for people."""
 
@@ -99,8 +103,11 @@ class Detector:
         for grey, mask in zip(greys, masks, strict=True):
             if mask is not None and mask.shape != grey.shape:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')
-        if self.engine.sessions is not None and not self.settings.spread:
-            return self._find(self.engine.sessions, greys, masks, stopwatch)
+        if self.sessions is not None and not self.settings.spread:
+            with engine_errors(self.engine.description):
+                found = self.sessions.find(greys, masks, self.settings)
+            stopwatch.lap('network')
+            return found
         per_octave, with_keypoints = self.settings.levels_per_octave, self.settings.levels
         views = [  # level by level, so that images of one size follow one another
             (
@@ -124,18 +131,6 @@ class Detector:
         descriptors = describe(levels, keypoints, numbers, self.settings, self.stride)
         stopwatch.lap('descriptors')
         return Features(keypoints, scores, descriptors, numbers)
-
-    def _find(
-        self,
-        sessions: Sessions,
-        greys: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray | None],
-        stopwatch: Stopwatch,
-    ) -> list[Features]:
-        with engine_errors(self.engine.description):
-            found = sessions.find(greys, masks, self.settings)
-        stopwatch.lap('network')
-        return found
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

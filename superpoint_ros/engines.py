@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.networks import CellNetwork, KeypointNetwork, score_map
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.processor import multiplies_int8
@@ -56,8 +55,6 @@ class Engine(Protocol):
     description: str
     """Engine, precision and device, for people."""
     device: torch.device
-    sessions: Sessions | None
-    """Finds features without leaving the device; None where maps are all that there is."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         """Run [H, W] uint8 images, whose sides are multiples of the network's stride; see `detector.pad`, too.
@@ -148,7 +145,6 @@ class TorchEngine:
         with engine_errors(self.description):
             maps = MapNetwork(network, getattr(torch, precision)).eval().to(device)
             self.network = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.sessions = Sessions(self.network, network.config.descriptor_dim) if device.type == 'cuda' else None
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         for _, batch in groupby(images, key=np.shape):
@@ -165,7 +161,6 @@ class OpenVINOEngine:
     """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
     device = torch.device('cpu')
-    sessions: Sessions | None = None
 
     def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
         with engine_errors(f'openvino {precision} on cpu'):

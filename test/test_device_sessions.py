@@ -46,7 +46,7 @@ def both_ways(network, **settings):
     by_maps, by_sessions = (
         Detector(network, chosen, device='cpu', engine='torch', precision='float32') for _ in range(2)
     )
-    by_sessions.engine.sessions = Sessions(by_sessions.engine.network, network.config.descriptor_dim)
+    by_sessions.sessions = Sessions(by_sessions.engine.network, network.config.descriptor_dim)
     return by_maps, by_sessions
 
 
@@ -180,7 +180,7 @@ def test_no_operation_of_a_session_has_values_from_the_host_or_waits_for_some_th
     """CUDA refuses to capture either."""
     _, detector = both_ways(make_network(name), levels=levels)
     detector.detect(photograph(96, 128))
-    ((session, _),) = detector.engine.sessions._sessions.values()
+    ((session, _),) = detector.sessions._sessions.values()
     with MeetingsWithTheHost() as meetings, torch.no_grad():
         session._step()
     assert not meetings.found
@@ -267,7 +267,7 @@ def test_a_graph_is_captured_while_another_one_runs():
     while loader.is_alive():
         np.testing.assert_array_equal(running.detect(picture).keypoints, expected.keypoints)
     for detector in (running, loading):
-        ((session, _),) = detector.engine.sessions._sessions.values()
+        ((session, _),) = detector.sessions._sessions.values()
         assert session.is_graph
 
 
@@ -284,5 +284,5 @@ def test_cuda_agrees_with_the_cpu_in_float32(name):
         near = distance < 1
         cosine = (expected.descriptors[near] * found.descriptors[row[near]]).sum(axis=1)
         assert np.median(cosine) >= 0.99
-    ((session, _),) = detector.engine.sessions._sessions.values()
+    ((session, _),) = detector.sessions._sessions.values()
     assert session.is_graph

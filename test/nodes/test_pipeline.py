@@ -36,7 +36,6 @@ class FailingEngine:
     """An engine whose device is gone for some images."""
 
     description = 'torch on a device that vanishes'
-    sessions = None
 
     def __init__(self, engine, failures: int, device: str | None) -> None:
         self.engine, self.failures, self.device = engine, failures, torch.device(device or 'cuda')
@@ -73,7 +72,7 @@ class Run:
         if isinstance(outcome, Exception):
             raise outcome
         made = copy.copy(detector())
-        made.engine = FailingEngine(made.engine, outcome, device)
+        made.engine, made.sessions = FailingEngine(made.engine, outcome, device), None
         return made
 
     def publish(self, frame, image, header, descriptor_type) -> None:
