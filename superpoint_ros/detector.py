@@ -37,7 +37,7 @@ class Detector:
     ) -> None:
         """Arguments and errors: see `load` and `engines.load_engine`."""
         self.settings = settings or KeypointSettings()
-        self.stride = network.stride
+        self.stride, self.descriptor_stride = network.stride, network.descriptor_stride
         self.engine = load_engine(network, engine, device, precision)
         self.sessions: Sessions | None = None
         """Finds features without leaving the device; None where maps are all that there is."""
@@ -128,7 +128,7 @@ class Detector:
     def _features(self, levels: Sequence[Level], stopwatch: Stopwatch) -> Features:
         keypoints, scores, numbers = find_keypoints(levels, self.settings, self.stride)
         stopwatch.lap('keypoints')
-        descriptors = describe(levels, keypoints, numbers, self.settings, self.stride)
+        descriptors = describe(levels, keypoints, numbers, self.settings, self.descriptor_stride)
         stopwatch.lap('descriptors')
         return Features(keypoints, scores, descriptors, numbers)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from superpoint_ros.engines import MapNetwork
 from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.networks import STRIDE
@@ -52,8 +53,8 @@ class DeviceMaps(NamedTuple):
 class DevicePath(nn.Module):
     """From bytes to features and their neighbours among those of the images before, without a look from the host."""
 
-    def __init__(self, maps: nn.Module, settings: KeypointSettings, shape: tuple[int, int]) -> None:
-        """maps: a `MapNetwork`, on its device; shape: (height, width) of the images."""
+    def __init__(self, maps: MapNetwork, settings: KeypointSettings, shape: tuple[int, int]) -> None:
+        """maps: on their device; shape: (height, width) of the images."""
         super().__init__()
         self.maps = maps
         self.settings = settings
@@ -126,10 +127,7 @@ class DevicePath(nn.Module):
     def _describe(self, number: int, level: DeviceMaps, keypoints: Tensor) -> Tensor:
         if number:
             keypoints = (keypoints + 0.5) / self._factors[number - 1] - 0.5
-        height = self.shapes[number][0]
-        return sample_descriptors(
-            level.descriptors, keypoints, (height + -height % STRIDE) // level.descriptors.shape[1]
-        )
+        return sample_descriptors(level.descriptors, keypoints, self.maps.network.descriptor_stride)
 
 
 class Session:
@@ -248,8 +246,8 @@ def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:
 class Sessions:
     """Finds features by sessions, one for each shape of batch and each setting that comes."""
 
-    def __init__(self, maps: nn.Module, dimension: int) -> None:
-        """maps: a `MapNetwork`, on its device; dimension: of its descriptors."""
+    def __init__(self, maps: MapNetwork, dimension: int) -> None:
+        """maps: on their device; dimension: of their descriptors."""
         self._maps = maps
         self._dimension = dimension
         self._sessions: dict[tuple[int, tuple[int, ...], KeypointSettings], tuple[Session, list[int]]] = {}

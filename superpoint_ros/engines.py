@@ -120,7 +120,7 @@ class MapNetwork(nn.Module):
     The softmax is in float32 whatever the network's type: in half precision neighbouring pixels would tie.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: KeypointNetwork, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(dtype)
         self.dtype = dtype
@@ -162,7 +162,7 @@ class OpenVINOEngine:
 
     device = torch.device('cpu')
 
-    def __init__(self, network: nn.Module, precision: str = 'auto') -> None:
+    def __init__(self, network: KeypointNetwork, precision: str = 'auto') -> None:
         with engine_errors(f'openvino {precision} on cpu'):
             leaky = any(isinstance(module, nn.LeakyReLU) for module in network.modules())
             if precision == 'auto':

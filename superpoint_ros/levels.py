@@ -35,11 +35,6 @@ class Level(NamedTuple):
         height, width = self.shape
         return self.maps.scores[:height, :width]
 
-    def describe(self, keypoints: np.ndarray, stride: int) -> np.ndarray:
-        """[N, D] float32, unit length, at (x, y) [N, 2] in pixels of this level."""
-        padded_height = self.shape[0] + -self.shape[0] % stride
-        return sample_descriptors(self.maps.descriptors, keypoints, padded_height // len(self.maps.descriptors))
-
 
 def find_keypoints(
     levels: Sequence[Level], settings: KeypointSettings, stride: int
@@ -75,15 +70,16 @@ def describe(
 ) -> np.ndarray:
     """[N, D] float32, unit length: descriptors of what `find_keypoints` found, blended over the levels around.
 
-    See `pyramid.blend_weights`.
+    stride: pixels per entry of the descriptor maps. See `pyramid.blend_weights`.
     """
     if len(levels) == 1:
-        return levels[0].describe(keypoints, stride)
+        return sample_descriptors(levels[0].maps.descriptors, keypoints, stride)
     weights = blend_weights(settings.levels_per_octave)
     blended = np.zeros((len(keypoints), levels[0].maps.descriptors.shape[-1]), np.float32)
     for number, level in enumerate(levels):
         apart = np.abs(numbers.astype(np.intp) - number)
         rows = np.flatnonzero(apart < len(weights))
         positions = rescale(keypoints[rows], levels[0].shape, level.shape)
-        blended[rows] += weights[apart[rows], None] * level.describe(positions, stride)
+        described = sample_descriptors(level.maps.descriptors, positions, stride)
+        blended[rows] += weights[apart[rows], None] * described
     return unit(blended)

@@ -25,7 +25,7 @@ ENGINES = [
 class BrightnessNetwork(nn.Module):
     """Brighter pixels are likelier keypoints; the descriptor is the cell's mean brightness and a constant."""
 
-    stride = 8
+    stride = descriptor_stride = 8
     config = SimpleNamespace(descriptor_dim=2)
 
     def forward(self, image):

@@ -79,7 +79,7 @@ def picture(height, width, seed=0):
 def test_outputs_have_the_promised_shapes(family, head):
     network = make(family, head)
     output = network(torch.rand(2, 1, 24, 40))
-    stride = getattr(network, 'descriptor_stride', 8)
+    stride = network.descriptor_stride
     assert output[-1].shape == (2, 12, 24 // stride, 40 // stride)
     if isinstance(network, CellNetwork):
         scores, offsets, _ = output

@@ -25,7 +25,7 @@ FRAME_NS = 50_000_000
 class PatchNetwork(nn.Module):
     """Needs no training: blobs are keypoints, random projections of a patch its descriptor."""
 
-    stride = 8
+    stride = descriptor_stride = 8
     config = SimpleNamespace(descriptor_dim=64)
 
     def __init__(self):

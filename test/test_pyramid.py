@@ -145,7 +145,8 @@ def test_all_levels_together_have_no_more_than_was_asked_for(detector):
 class Sure(torch.nn.Module):
     """A keypoint in every cell of which there is no doubt."""
 
-    architecture, stride, config = 'sure', 8, SuperPointConfig(descriptor_dim=4)
+    architecture, config = 'sure', SuperPointConfig(descriptor_dim=4)
+    stride = descriptor_stride = 8
 
     def forward(self, image):
         rows, columns = (side // 8 for side in image.shape[2:])

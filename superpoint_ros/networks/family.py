@@ -21,12 +21,14 @@ class KeypointNetwork(nn.Module):
     Attributes:
         architecture: the name under which weights ask for this class.
         stride: 8, pixels per cell; sides of an image must be multiples of it.
+        descriptor_stride: pixels per entry of the descriptor map.
         config: what shapes the network; has `widths` and `descriptor_dim`.
         metadata: what is known of the weights (recipe, data, figures); filled by `load_network`.
     """
 
     architecture: ClassVar[str]
     stride = STRIDE
+    descriptor_stride = STRIDE
     config: Any
 
     def __init__(self) -> None:
@@ -41,12 +43,7 @@ class CellNetwork(KeypointNetwork):
     scores `[B, H/8, W/8]` float32 in (0, 1); offsets `[B, H/8, W/8, 2]` float32, the keypoints' (x, y) in pixels from
     the centres of their cells; and descriptors `[B, D, H/s, W/s]`, a map of stride s = `descriptor_stride`, not
     normalised, to be sampled at the keypoints.
-
-    Attributes:
-        descriptor_stride: pixels per entry of the descriptor map.
     """
-
-    descriptor_stride = STRIDE
 
 
 def cell_centres(rows: int, columns: int, device: torch.device | None = None) -> Tensor:

@@ -23,6 +23,7 @@ class Exact(nn.Module):
         super().__init__()
         self.network = network
         self.outliers = getattr(network, 'outliers', None)
+        self.descriptor_stride = network.descriptor_stride
 
     def forward(self, image):
         with torch.autocast('cpu', enabled=False):

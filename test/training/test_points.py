@@ -36,7 +36,7 @@ def view(points, scores=None, valid=None, size=(40, 48), dimension=3, seed=0):
 def test_a_view_has_the_absolute_positions_of_its_cells():
     offsets = torch.zeros(1, 2, 3, 2)
     offsets[0, 1, 2] = torch.tensor([1.5, -6.0])
-    found = view_of(torch.rand(1, 2, 3), offsets, torch.rand(1, 4, 4, 6), torch.ones(1, 2, 3, dtype=torch.bool))
+    found = view_of(torch.rand(1, 2, 3), offsets, torch.rand(1, 4, 4, 6), 4, torch.ones(1, 2, 3, dtype=torch.bool))
     assert found.points[0, 0].tolist() == [3.5, 3.5]
     assert found.points[0, 5].tolist() == [19.5 + 1.5, 11.5 - 6.0]
     assert found.descriptor_stride == 4

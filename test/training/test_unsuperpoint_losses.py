@@ -100,6 +100,8 @@ def test_decorrelation_loss_is_one_for_equal_dimensions_and_zero_for_orthogonal_
 class Given(nn.Module):
     """Answers what it was given, whatever the pictures."""
 
+    descriptor_stride = 8
+
     def __init__(self, scores, offsets, descriptors):
         super().__init__()
         self.answer = scores, offsets, descriptors

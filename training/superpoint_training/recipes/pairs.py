@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from superpoint_ros.networks import CellNetwork
 from superpoint_training.examples import PairExamples
 from superpoint_training.recipes.points import View, view_of
 from superpoint_training.sources import PairSource, RenderedShapes
@@ -37,10 +38,11 @@ def images(batch: Mapping[str, Tensor], *names: str) -> Tensor:
     return (stacked.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-def two_views(network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[View, View]:
-    """What a `CellNetwork` says about both views of a batch of `PairExamples`."""
+def two_views(network: CellNetwork, batch: Mapping[str, Tensor]) -> tuple[View, View]:
+    """What a network says about both views of a batch of `PairExamples`."""
     scores, offsets, descriptors = (part.chunk(2) for part in network(images(batch, 'image_a', 'image_b')))
     first, second = (
-        view_of(scores[i], offsets[i], descriptors[i], batch[valid]) for i, valid in enumerate(('valid_a', 'valid_b'))
+        view_of(scores[i], offsets[i], descriptors[i], network.descriptor_stride, batch[valid])
+        for i, valid in enumerate(('valid_a', 'valid_b'))
     )
     return first, second

@@ -42,13 +42,12 @@ class View(NamedTuple):
         return normalize(sample_at(self.descriptor_map, points, self.descriptor_stride), dim=-1, eps=1e-6)
 
 
-def view_of(scores: Tensor, offsets: Tensor, descriptors: Tensor, valid: Tensor) -> View:
-    """A view from the output of a `CellNetwork` and the cells `[B, h, w]` that count."""
+def view_of(scores: Tensor, offsets: Tensor, descriptors: Tensor, descriptor_stride: int, valid: Tensor) -> View:
+    """A view from the output of a `CellNetwork`, its `descriptor_stride`, and the cells `[B, h, w]` that count."""
     rows, columns = scores.shape[1:]
     points = (offsets + cell_centres(rows, columns, offsets.device)).flatten(1, 2)
-    stride = columns * STRIDE // descriptors.shape[-1]
     size = (rows * STRIDE, columns * STRIDE)
-    return View(points, scores.flatten(1), descriptors.float(), stride, valid.flatten(1), size)
+    return View(points, scores.flatten(1), descriptors.float(), descriptor_stride, valid.flatten(1), size)
 
 
 class Correspondences(NamedTuple):

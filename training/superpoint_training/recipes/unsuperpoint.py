@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from superpoint_ros.networks import STRIDE, UnsuperPoint, UnsuperPointConfig, cell_centres
+from superpoint_ros.networks import STRIDE, CellNetwork, UnsuperPoint, UnsuperPointConfig, cell_centres
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.losses import hinge, info_nce_loss, mean_of_means
@@ -149,7 +149,7 @@ def decorrelation_loss(descriptors: Tensor, valid: Tensor) -> Tensor:
 
 
 def unsuperpoint_losses(
-    network: nn.Module, batch: dict[str, Tensor], config: UnsuperPointTraining
+    network: CellNetwork, batch: dict[str, Tensor], config: UnsuperPointTraining
 ) -> dict[str, Tensor]:
     """All losses on a batch of `PairExamples`, and their weighted sum under `total`, in float32 even under autocast."""
     first, second = two_views(network, batch)
