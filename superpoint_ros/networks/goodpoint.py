@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from superpoint_ros.networks.family import KeypointNetwork
-from superpoint_ros.networks.layers import STRIDE, Encoder, FineLogits, make_head
+from superpoint_ros.networks.layers import LEAK, STRIDE, Encoder, FineLogits, make_head
 from superpoint_ros.networks.superpoint import SuperPointConfig
-
-LEAK = 0.01
 
 
 @dataclass(frozen=True)

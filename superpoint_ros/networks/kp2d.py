@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
 from superpoint_ros.networks.family import CellNetwork, cell_scores, soft_peak
-from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_encoder, make_head
-from superpoint_ros.networks.superpoint import DETECTOR_HEADS
+from superpoint_ros.networks.layers import LEAK, STRIDE, ConvBlock, Encoder, FineLogits, check_config, make_head
 
-LEAK = 0.01
 HALF_CELL = (STRIDE - 1) / 2
 
 
@@ -46,17 +44,13 @@ class KP2DConfig:
     norm: str = 'batch'
 
     def __post_init__(self) -> None:
-        check_encoder(self.widths, self.norm)
-        if self.head_width < 1 or self.descriptor_dim < 1:
-            raise ValueError('head_width and descriptor_dim must be positive')
+        check_config(self)
         if self.upsample and self.head_width % 4:
             raise ValueError(f'head_width must be a multiple of 4 to be up-sampled, got {self.head_width}')
         if self.cross_ratio < 1:
             raise ValueError(f'cross_ratio must be at least 1, got {self.cross_ratio}')
         if not 0 <= self.dropout < 1 or self.outlier_width < 0:
             raise ValueError('dropout must be in [0, 1) and outlier_width 0 or more')
-        if self.detector_head not in DETECTOR_HEADS:
-            raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
 
 
 class KP2D(CellNetwork):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ STRIDE = 8
 """Pixels per cell: the encoder halves the image three times."""
 
 NORMS = ('none', 'batch', 'batch_below_full')
+DETECTOR_HEADS = ('plain', 'skip')
+
+LEAK = 0.01
+"""Slope below zero of the activations in networks with leaky ones."""
 
 
 class ConvBlock(nn.Sequential):
@@ -170,12 +174,16 @@ def make_head(
     return nn.Sequential(block, nn.Conv2d(width, out_channels, 1))
 
 
-def check_encoder(widths: Sequence[int], norm: str) -> None:
-    """Raise ValueError for what `Encoder` does not take."""
-    if len(widths) != 8 or min(widths) < 1:
-        raise ValueError(f'widths must be eight positive channel counts, got {tuple(widths)}')
-    if norm not in NORMS:
-        raise ValueError(f'norm must be one of {NORMS}, got {norm!r}')
+def check_config(config: Any) -> None:
+    """Raise ValueError for widths, a norm, a descriptor length or a detector head that no network can have."""
+    if len(config.widths) != 8 or min(config.widths) < 1:
+        raise ValueError(f'widths must be eight positive channel counts, got {tuple(config.widths)}')
+    if config.norm not in NORMS:
+        raise ValueError(f'norm must be one of {NORMS}, got {config.norm!r}')
+    if config.head_width < 1 or config.descriptor_dim < 1:
+        raise ValueError('head_width and descriptor_dim must be positive')
+    if config.detector_head not in DETECTOR_HEADS:
+        raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {config.detector_head!r}')
 
 
 Network = TypeVar('Network', bound=nn.Module)

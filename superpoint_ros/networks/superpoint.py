@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from superpoint_ros.networks.family import KeypointNetwork
-from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_encoder, make_head
+from superpoint_ros.networks.layers import STRIDE, ConvBlock, Encoder, FineLogits, check_config, make_head
 from superpoint_ros.networks.turning import ORIENTATIONS, StrongestTurning, TurningPixels
-
-DETECTOR_HEADS = ('plain', 'skip')
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ class SuperPointConfig:
     first_stride: int = 1
 
     def __post_init__(self) -> None:
-        check_encoder(self.widths, self.norm)
-        if self.head_width < 1 or self.descriptor_dim < 1:
-            raise ValueError('head_width and descriptor_dim must be positive')
-        if self.detector_head not in DETECTOR_HEADS:
-            raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
+        check_config(self)
         if self.skip_kernel not in (1, 3):
             raise ValueError(f'skip_kernel must be 1 or 3, got {self.skip_kernel}')
         if self.first_stride not in (1, 2):

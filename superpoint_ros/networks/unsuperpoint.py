@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from superpoint_ros.networks.family import CellNetwork, cell_scores, soft_peak
-from superpoint_ros.networks.layers import STRIDE, Encoder, FineLogits, check_encoder, make_head
-from superpoint_ros.networks.superpoint import DETECTOR_HEADS
-
-LEAK = 0.01
+from superpoint_ros.networks.layers import LEAK, STRIDE, Encoder, FineLogits, check_config, make_head
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,7 @@ class UnsuperPointConfig:
     norm: str = 'batch'
 
     def __post_init__(self) -> None:
-        check_encoder(self.widths, self.norm)
-        if self.head_width < 1 or self.descriptor_dim < 1:
-            raise ValueError('head_width and descriptor_dim must be positive')
-        if self.detector_head not in DETECTOR_HEADS:
-            raise ValueError(f'detector_head must be one of {DETECTOR_HEADS}, got {self.detector_head!r}')
+        check_config(self)
 
 
 class UnsuperPoint(CellNetwork):
