@@ -26,7 +26,7 @@ setup(
     ],
     package_dir={'superpoint_training': 'training/superpoint_training'},
     package_data={
-        PACKAGE: ['weights/*.safetensors', 'weights/*.md', 'demo/photographs/*'],
+        PACKAGE: ['weights/*.safetensors', 'weights/*.md', 'photographs/*'],
         'superpoint_training.report': ['templates/*'],
     },
     data_files=[

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -22,6 +21,7 @@ from torch import nn
 
 from superpoint_ros.networks import CellNetwork, KeypointNetwork, score_map
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
+from superpoint_ros.photographs import photographs
 from superpoint_ros.processor import multiplies_int8
 
 if openvino is not None:
@@ -221,8 +221,7 @@ class OpenVINOEngine:
 
 def _calibration_pictures() -> list[np.ndarray]:
     """Photographs that the package ships, 640 x 480."""
-    photographs = sorted((Path(__file__).parent / 'demo' / 'photographs').glob('*.jpg'))
-    pictures = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in photographs)
+    pictures = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in photographs())
     return [cv2.resize(picture, (640, 480)).astype(np.uint8) for picture in pictures if picture is not None]
 
 

@@ -1,7 +1,6 @@
 """Images at several sizes: against resizing by hand, with masks and batches, and what they are for."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from textures import photograph
 
-import superpoint_ros
 from superpoint_ros.detector import Detector, pad
 from superpoint_ros.keypoints import KeypointSettings, sample_descriptors
 from superpoint_ros.networks import SuperPointConfig
+from superpoint_ros.photographs import photographs
 from superpoint_ros.pyramid import area_weights, covering_pixels, level_shape, rescale, shrink, shrink_mask
 
 IMAGE = photograph(120, 168)
@@ -209,9 +208,8 @@ def test_batches_give_what_images_alone_give(detector):
 
 def test_pictures_are_found_again_at_less_than_half_the_size(detector):
     """What levels are for: mutual neighbours between photographs and their miniatures that are right to 3 pixels."""
-    photographs = sorted((Path(superpoint_ros.__file__).parent / 'demo' / 'photographs').glob('*.jpg'))[:3]
     right = dict.fromkeys((1, 3), 0)
-    for path in photographs:
+    for path in photographs()[:3]:
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         image, mini = (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for size in ((480, 360), (200, 150)))
         for levels in right:

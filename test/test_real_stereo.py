@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 from stereo_recordings import EUROC, KITTI, camera_infos, image_pairs, poses
 
-import superpoint_ros
 from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector
 from superpoint_ros.frontend import Frame
+from superpoint_ros.photographs import photographs
 from superpoint_ros.rig import Rig, Shot
 from superpoint_ros.stereo import StereoCamera, StereoMatches, match_stereo
-
-PHOTOGRAPHS = sorted((Path(superpoint_ros.__file__).parent / 'demo' / 'photographs').glob('*.jpg'))
 
 
 @pytest.mark.parametrize('disparity', [3.25, 40.5])
@@ -23,7 +21,7 @@ def test_a_photograph_hung_up_in_front_of_the_cameras_is_seen_at_its_distance(di
     K = np.array([[focal, 0, 319.5], [0, focal, 239.5], [0, 0, 1]])
     pair = StereoCamera(*(Camera(K, np.zeros(0), 'none', *size, baseline=b) for b in (0.0, baseline)))
     detector = Detector.load('superpoint_small', device='cpu', engine='torch', max_keypoints=500)
-    for path in PHOTOGRAPHS[:4]:
+    for path in photographs()[:4]:
         picture = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (700, 480), interpolation=cv2.INTER_AREA)
         shift = np.float64([[1, 0, -disparity], [0, 1, 0]])
         left, right = (cv2.warpAffine(picture, m, size, flags=cv2.INTER_CUBIC) for m in (np.eye(2, 3), shift))

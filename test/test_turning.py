@@ -1,7 +1,6 @@
 """Networks that turn with the picture: by brute force, by turning pictures, on every way of running them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ from textures import photograph
 from torch import nn
 from torch.nn.functional import batch_norm, conv2d
 
-import superpoint_ros
 from superpoint_ros.detector import Detector
 from superpoint_ros.matching import mutual_nearest
 from superpoint_ros.networks import (
@@ -25,6 +23,7 @@ from superpoint_ros.networks import (
     score_map,
 )
 from superpoint_ros.networks.turning import StrongestTurning, TurningConv2d, TurningNorm, TurningPixels
+from superpoint_ros.photographs import photographs
 
 CONFIG = SuperPointConfig((4, 8, 8, 12, 12, 16, 16, 16), 16, 24, 'skip', 'batch_below_full', turning=True)
 
@@ -195,7 +194,7 @@ def test_maps_of_a_picture_stay_channels_last(channels):
 def test_shipped_weights_find_a_turned_picture_again(name, degrees):
     detector = Detector.load(name, 'cpu', engine='torch', max_keypoints=300)
     right, matches = 0, 0
-    for path in sorted((Path(superpoint_ros.__file__).parent / 'demo' / 'photographs').glob('*.jpg'))[:4]:
+    for path in photographs()[:4]:
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         upright = cv2.resize(picture, (320, 240), interpolation=cv2.INTER_AREA)
         turn = cv2.getRotationMatrix2D((159.5, 119.5), degrees, 1.0)

@@ -11,32 +11,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from superpoint_ros.photographs import photographs
+
 SIZE = (640, 480)
 SEQUENCE = 'sequences/7scenes_redkitchen_a/frames.tar'
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def load_pictures(count: int) -> tuple[list[np.ndarray], str]:
     """JPEG files as [K] uint8 arrays, 640 x 480, of a moving camera, and where they are from.
 
     They are a recorded sequence under $SUPERPOINT_DATA (else ../shared/data beside the sources) where there is
-    one, else windows that move over the demo's photographs.
+    one, else windows that move over the package's photographs.
     """
-    data = Path(os.environ.get('SUPERPOINT_DATA', _PACKAGE.parents[1] / 'shared' / 'data'))
+    data = Path(os.environ.get('SUPERPOINT_DATA', Path(__file__).resolve().parents[3] / 'shared' / 'data'))
     if (data / SEQUENCE).is_file():
         with tarfile.open(data / SEQUENCE) as archive:
             names = sorted(name for name in archive.getnames() if name.endswith('.jpg'))
             files = [archive.extractfile(name) for name in islice(cycle(names), count)]
             return [np.frombuffer(file.read(), np.uint8) for file in files if file], str(SEQUENCE)
-    photographs = sorted((_PACKAGE / 'demo' / 'photographs').glob('*.jpg'))
-    frames = islice(moving_windows(photographs), count)
-    return [cv2.imencode('.jpg', frame)[1].ravel() for frame in frames], 'demo photographs'
+    frames = islice(moving_windows(photographs()), count)
+    return [cv2.imencode('.jpg', frame)[1].ravel() for frame in frames], 'photographs of the package'
 
 
-def moving_windows(photographs: list[Path]) -> Iterator[np.ndarray]:
+def moving_windows(paths: list[Path]) -> Iterator[np.ndarray]:
     """640 x 480 windows that move over each photograph in turn by 4 pixels a frame, for ever."""
     width, height = SIZE
-    for path in cycle(photographs):
+    for path in cycle(paths):
         photograph = decode(np.fromfile(path, np.uint8))
         picture = cv2.resize(photograph, (2 * width, 2 * height))
         for left in range(0, width, 4):

@@ -1,15 +1,14 @@
 """The demo's world: a room hung with photographs, and the path of a hand-held camera through it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from superpoint_ros.demo.scene import Pose, Scene, Surface
+from superpoint_ros.photographs import photographs
 
-PHOTOGRAPHS = Path(__file__).parent / 'photographs'
 TEXELS_PER_METRE = 300
 WALK_SECONDS = -0.5, 12.0
 """When the camera is at the ends of its way."""
@@ -87,9 +86,10 @@ def _crate(
 
 
 def _load(name: str) -> Texture:
-    image = cv2.imread(str(PHOTOGRAPHS / f'{name}.jpg'), cv2.IMREAD_COLOR)
+    path = photographs()[0].with_name(f'{name}.jpg')
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise FileNotFoundError(f'{PHOTOGRAPHS / name}.jpg is missing or damaged: install the package again.')
+        raise FileNotFoundError(f'{path} is missing or damaged: install the package again.')
     return image.astype(np.uint8)
 
 

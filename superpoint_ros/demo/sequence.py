@@ -17,6 +17,7 @@ from rosbags.typesys.store import Typestore
 
 from superpoint_ros.demo.gallery import camera_pose, gallery
 from superpoint_ros.demo.scene import Pinhole
+from superpoint_ros.photographs import photographs
 from superpoint_ros.recordings import RecordingError
 
 CAMERA = Pinhole(width=640, height=480, focal=460.0)
@@ -72,9 +73,8 @@ class Gallery:
     def bag(self, folder: Path) -> Path:
         """Return the recording's bag below `folder`, rendered unless an identical one is there already."""
         digest = hashlib.sha256(repr((self.frames, self.seed, np.__version__, cv2.__version__)).encode())
-        for file in sorted(Path(__file__).parent.rglob('*.*')):
-            if file.suffix in ('.py', '.jpg'):
-                digest.update(file.read_bytes())
+        for file in (*sorted(Path(__file__).parent.rglob('*.py')), *photographs()):
+            digest.update(file.read_bytes())
         path = folder / f'gallery-{digest.hexdigest()[:12]}'
         if not path.exists():
             for stale in folder.glob('gallery-*'):

@@ -28,7 +28,7 @@ from superpoint_ros.stopwatch import Stopwatch
 
 @pytest.fixture
 def photographs(monkeypatch, tmp_path):
-    """No recorded data, so that the demo's photographs are used."""
+    """No recorded data, so that the package's photographs are used."""
     monkeypatch.setenv('SUPERPOINT_DATA', str(tmp_path))
 
 

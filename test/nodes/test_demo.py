@@ -144,7 +144,7 @@ def test_a_bag_that_is_cut_off_is_played_as_far_as_it_goes(tmp_path: Path) -> No
     [
         (['/does/not/exist'], 'There is no /does/not/exist.'),
         (['{tmp_path}'], 'holds no pictures'),
-        (['superpoint_ros/demo/photographs', '--camera-info', '/no/camera.yaml'], '/no/camera.yaml'),
+        (['superpoint_ros/photographs', '--camera-info', '/no/camera.yaml'], '/no/camera.yaml'),
         (['--frames', '2', '--weights', '/no/weights.safetensors'], '/no/weights.safetensors'),
     ],
 )

@@ -8,7 +8,7 @@ import independent_kp2d
 import numpy as np
 import pytest
 
-import superpoint_ros
+from superpoint_ros.photographs import photographs
 from superpoint_training.evaluate import evaluate_pairs
 from superpoint_training.homographies import HomographyConfig, sample_homography
 from superpoint_training.peers import make_detector
@@ -16,14 +16,13 @@ from superpoint_training.protocols import PROTOCOLS
 
 DATA = Path(os.environ.get('SUPERPOINT_DATA', Path(__file__).parents[2] / '../shared/data'))
 PAIRS = DATA / 'pairs'
-PHOTOGRAPHS = Path(superpoint_ros.__file__).parent / 'demo' / 'photographs'
 AGREEMENT, AGREEMENT_OF_HOMOGRAPHIES = 0.005, 0.02
 """In the unit of each figure; a single pair of 41 moves a homography accuracy by 0.024."""
 
 
 def write_warped_photographs(root: Path) -> None:
-    """The demo's photographs as scenes: each, and twice through a known homography, with other light and noise."""
-    for index, photograph in enumerate(sorted(PHOTOGRAPHS.glob('*.jpg'))):
+    """The package's photographs as scenes: each, and twice through a known homography, with other light and noise."""
+    for index, photograph in enumerate(photographs()):
         rng = np.random.default_rng(index)
         picture = cv2.imread(str(photograph), cv2.IMREAD_GRAYSCALE)
         scene = root / photograph.stem

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from superpoint_ros.photographs import photographs
 from superpoint_training.distributed import World
 from superpoint_training.loop import LoopConfig
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import Recipe
 from superpoint_training.retraining import run
-from superpoint_training.retraining.general import SHIPPED, general_frames, general_pairs
+from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.proof import Verdict
 from superpoint_training.retraining.run import split_held_out
 from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps, seconds_a_step
@@ -30,8 +31,9 @@ def test_no_shipped_picture_both_trains_and_judges():
 
 
 def test_all_shipped_pictures_are_used_where_the_user_gives_the_others():
-    assert len(general_frames(None, SHIPPED, 400)) == len(general_pairs(SHIPPED, None, PROTOCOL, 1)) == 9
-    assert len(general_frames(SHIPPED, None, 400)) == 9
+    own = photographs()[0].parent
+    assert len(general_frames(None, own, 400)) == len(general_pairs(own, None, PROTOCOL, 1)) == 9
+    assert len(general_frames(own, None, 400)) == 9
     assert len(general_frames(None, None, 2)) == 2
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import superpoint_ros
+from superpoint_ros.photographs import photographs
 from superpoint_training.evaluation.pair_run import PreparedPair, prepare_pairs
 from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.frames import Frames
 from superpoint_training.protocols import Protocol
 
-SHIPPED = Path(superpoint_ros.__file__).parent / 'demo' / 'photographs'
 TRAINED_ON = 6
 """Of the shipped photographs, by name; the others judge. Where the user gives one of the two, all are for the other."""
 
@@ -27,7 +26,7 @@ def general_frames(pictures: Path | None, pairs: Path | None, limit: int) -> Fra
     """
     if pictures is None and pairs is None:
         limit = min(limit, TRAINED_ON)
-    return Frames(pictures or SHIPPED, limit)
+    return Frames(pictures or photographs()[0].parent, limit)
 
 
 def general_pairs(pictures: Path | None, pairs: Path | None, protocol: Protocol, jobs: int) -> list[PreparedPair]:
@@ -40,7 +39,7 @@ def general_pairs(pictures: Path | None, pairs: Path | None, protocol: Protocol,
         ValueError: no pair is usable.
     """
     if pairs is None:
-        frames = Frames(SHIPPED)
+        frames = Frames(photographs()[0].parent)
         return warped_pairs([frames[index] for index in range(0 if pictures else TRAINED_ON, len(frames))], protocol)
     usable, skipped = prepare_pairs(find_pairs(pairs)[0], protocol, jobs)
     if not usable:
