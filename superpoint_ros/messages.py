@@ -6,6 +6,7 @@ Everything a back-end needs is in the fields of the clouds, so any language read
 
 from __future__ import annotations
 
+import struct
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,13 @@ class StereoMatchCloud:
 def stamp_ns(stamp: Any) -> int:
     """Nanoseconds of a `builtin_interfaces/Time`."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def serialized_stamp_ns(message: bytes) -> int:
+    """Nanoseconds of a serialised message's stamp; whatever follows its header is not read."""
+    order = '<' if message[1] & 1 else '>'  # 4 bytes say how the message is encoded
+    seconds, nanoseconds = struct.unpack_from(f'{order}iI', message, 4)
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def encode_features(frame: Frame, header: Header, descriptor_type: str = 'float32') -> PointCloud2:

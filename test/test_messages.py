@@ -26,6 +26,7 @@ from superpoint_ros.messages import (
     read_features,
     read_matches,
     read_stereo_matches,
+    serialized_stamp_ns,
 )
 from superpoint_ros.stereo import StereoMatches
 
@@ -332,3 +333,8 @@ def test_stereo_matches_have_the_layout_that_is_documented():
     expected = [*matches.points[0], *left.features.keypoints[row], right.features.keypoints[column, 0]]
     np.testing.assert_array_equal(first[:6], expected)
     np.testing.assert_array_equal(first[8:], [row, column, left.track_ids[row]])
+
+
+def test_the_stamp_of_a_serialised_message_of_either_byte_order():
+    assert serialized_stamp_ns(serialize_message(PointCloud2(header=HEADER))) == STAMP_NS
+    assert serialized_stamp_ns(bytes(4) + struct.pack('>iI', 12, 345)) == STAMP_NS

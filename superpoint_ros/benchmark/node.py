@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE
 from superpoint_ros.benchmark.stages import percentiles
 from superpoint_ros.demo.processes import Process, ProcessError
+from superpoint_ros.messages import serialized_stamp_ns
 from superpoint_ros.nodes.middleware import fast_dds_environment
 
 START_SECONDS = 120.0
@@ -216,8 +216,6 @@ def _notes(arrivals: dict[int, int]) -> Callable[[bytes], None]:
     """A callback that notes under a serialised message's stamp when it came."""
 
     def note(serialized: bytes) -> None:
-        order = '<' if serialized[1] & 1 else '>'  # 4 bytes say how the message is encoded; the stamp follows
-        seconds, nanoseconds = struct.unpack_from(f'{order}iI', serialized, 4)
-        arrivals[seconds * 1_000_000_000 + nanoseconds] = time.time_ns()
+        arrivals[serialized_stamp_ns(serialized)] = time.time_ns()
 
     return note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from superpoint_ros.calibrations import CalibrationFileError
+from superpoint_ros.messages import serialized_stamp_ns, stamp_ns
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.process import run
@@ -93,7 +93,7 @@ class Replay(Node):
         self._images = self.create_publisher(kind, 'image', reliable)
         self._infos = self.create_publisher(CameraInfo, 'camera_info', reliable)
         self._time = self.create_publisher(Clock, '/clock', reliable) if self._settings['clock'] else None
-        self._answer: tuple[int, int] | None = None
+        self._answer: int | None = None
         if self._settings['rate'] == 0:
             self.create_subscription(PointCloud2, 'features', self._on_features, reliable, raw=True)
         self._executor = SingleThreadedExecutor(context=self.context)
@@ -185,7 +185,7 @@ class Replay(Node):
             self._infos.publish(shot.info)
         self._images.publish(image)
         if self._settings['rate'] == 0:
-            self._wait_for_answer((stamp.sec, stamp.nanosec))
+            self._wait_for_answer(stamp_ns(stamp))
 
     def _wait_for_subscribers(self, count: int) -> None:
         answered = self._settings['rate'] == 0
@@ -196,15 +196,13 @@ class Replay(Node):
         # The other side may know of this one a little later.
         self._spin_until(monotonic() + 0.3)
 
-    def _wait_for_answer(self, stamp: tuple[int, int]) -> None:
+    def _wait_for_answer(self, stamp: int) -> None:
         deadline = monotonic() + self._settings['answer_timeout']
         while self._answer != stamp and (left := deadline - monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
     def _on_features(self, serialized: bytes) -> None:
-        # The stamp is all that is needed of 1 MB. It follows 4 bytes that say how the message is encoded.
-        order = '<' if serialized[1] & 1 else '>'
-        self._answer = struct.unpack_from(f'{order}iI', serialized, 4)
+        self._answer = serialized_stamp_ns(serialized)  # all that is needed of 1 MB
 
     def _spin_until(self, moment: float) -> None:
         while (left := moment - monotonic()) > 0:
