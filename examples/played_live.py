@@ -7,20 +7,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rclpy
 from measured_sequences import Sequence
 from nav_msgs.msg import Odometry
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.demo.processes import Process, ProcessError
 from superpoint_ros.messages import encode_image, stamp_ns
+from superpoint_ros.processes import Listener, Process, isolate, own_domain, ros_arguments
 from superpoint_training.evaluation.trajectories import rotation_matrix
 
-START_SECONDS = 120.0
 QUIET_SECONDS = 5.0
 """Without a pose after the last image, until all are taken to have come."""
 
@@ -30,70 +27,57 @@ def play(sequence: Sequence, weights: str, folder: Path, focal_doubt: float = 0.
 
     Logs go to `folder`. Raises ProcessError when a node ends or does not start.
     """
-    os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
+    isolate(own_domain())
     os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
     stereo = len(sequence.cameras) == 2
     node = 'stereo' if stereo else 'frontend'
-    frontend = _parameters(autostart='true', weights=weights, image_reliability='reliable')
-    odometry = _parameters(stereo=str(stereo).lower(), focal_doubt=str(float(focal_doubt)))
+    frontend = ros_arguments(autostart='true', weights=weights, image_reliability='reliable')
+    odometry = ros_arguments(stereo=str(stereo).lower(), focal_doubt=str(float(focal_doubt)))
     logs = {name: folder / f'{sequence.name}-{weights}-{name}.log' for name in (node, 'odometry')}
     with (
         Process(f'superpoint_ros.nodes.{node}', frontend, logs[node]) as one,
         Process('visual_odometry', odometry, logs['odometry']) as other,
         _Player(sequence) as player,
     ):
-        player.wait_for((one, other))
+        player.wait_for(player.is_heard, one, other)
+        player.spin(1.0)
         player.play()
         one.require()
         other.require()
         return player.poses
 
 
-class _Player:
+class _Player(Listener):
     """The camera, and the listener to the poses."""
 
     def __init__(self, sequence: Sequence) -> None:
+        super().__init__('player')
         self._sequence = sequence
         self._index = {stamp: index for index, stamp in enumerate(sequence.stamps.tolist())}
         self.poses: dict[int, np.ndarray] = {}
         self._last = time.monotonic()
 
     def __enter__(self) -> _Player:
-        rclpy.init()
-        self._node = rclpy.create_node('player')
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        super().__enter__()
         prefixes = ('left/', 'right/') if len(self._sequence.cameras) == 2 else ('',)
         qos = QoSProfile(depth=5)
-        publisher = self._node.create_publisher
+        publisher = self.node.create_publisher
         self._outputs = [
             (publisher(Image, f'{prefix}image', qos), publisher(CameraInfo, f'{prefix}camera_info', qos))
             for prefix in prefixes
         ]
-        self._node.create_subscription(Odometry, 'odometry', self._on_odometry, QoSProfile(depth=50))
+        self.node.create_subscription(Odometry, 'odometry', self._on_odometry, QoSProfile(depth=50))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown()
-
-    def wait_for(self, processes: tuple[Process, ...]) -> None:
-        """Until both listen to one another and to this."""
+    def is_heard(self) -> bool:
+        """Whether front-end and odometry listen to this and to one another."""
         topic = 'stereo_matches' if len(self._outputs) == 2 else 'features'
-        deadline = time.monotonic() + START_SECONDS
-        while not (
-            all(images.get_subscription_count() for images, _ in self._outputs)
-            and self._node.count_subscribers(topic)
-            and self._node.count_publishers(topic)
-            and self._node.count_publishers('odometry')
-        ):
-            for process in processes:
-                process.require()
-            if time.monotonic() > deadline:
-                raise ProcessError(f'The nodes were not ready after {START_SECONDS:.0f} s.')
-            self._spin_until(time.monotonic() + 0.2)
-        self._spin_until(time.monotonic() + 1.0)
+        return all((
+            *(images.get_subscription_count() for images, _ in self._outputs),
+            self.node.count_subscribers(topic),
+            self.node.count_publishers(topic),
+            self.node.count_publishers('odometry'),
+        ))  # fmt: skip
 
     def play(self) -> None:
         """All images at their times; then wait for the last poses."""
@@ -104,7 +88,7 @@ class _Player:
         ]
         started = time.monotonic()
         for stamp, views in zip(stamps.tolist(), pictures, strict=True):
-            self._spin_until(started + (stamp - int(stamps[0])) / 1e9)
+            self.spin_until(started + (stamp - int(stamps[0])) / 1e9)
             header = Header(frame_id='camera')
             header.stamp.sec, header.stamp.nanosec = divmod(stamp, 10**9)
             for camera, (images, infos), view in zip(self._sequence.cameras, self._outputs, views, strict=True):
@@ -112,11 +96,7 @@ class _Player:
                 images.publish(encode_image(view, 'mono8', header))
         self._last = time.monotonic()
         while time.monotonic() - self._last < QUIET_SECONDS:
-            self._spin_until(time.monotonic() + 0.1)
-
-    def _spin_until(self, moment: float) -> None:
-        while (left := moment - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+            self.spin(0.1)
 
     def _on_odometry(self, message: Odometry) -> None:
         pose, q = message.pose.pose, message.pose.pose.orientation

@@ -25,7 +25,6 @@ from superpoint_ros.benchmark.plain import Plain
 from superpoint_ros.benchmark.report import format_node_report, format_report
 from superpoint_ros.benchmark.scaling import time_batches, time_levels, time_sizes
 from superpoint_ros.benchmark.stages import WARM_UP_FRAMES, Header, summarise, time_frontend, time_peer
-from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError, TorchEngine
 from superpoint_ros.frontend import Frame
@@ -153,6 +152,7 @@ def measure_node(pictures: list[np.ndarray], options: argparse.Namespace) -> dic
     """By name of the weights, see `time_node`; ends the program with a message where that can't be measured."""
     try:
         from superpoint_ros.benchmark.node import time_node
+        from superpoint_ros.processes import ProcessError
     except ImportError as error:
         sys.exit(f'benchmark: --node needs ROS 2, which is not installed here ({error}).')
     results = {}

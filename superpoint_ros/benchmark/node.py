@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,20 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE
 from superpoint_ros.benchmark.stages import percentiles
-from superpoint_ros.demo.processes import Process, ProcessError
 from superpoint_ros.messages import serialized_stamp_ns
-from superpoint_ros.nodes.middleware import fast_dds_environment
+from superpoint_ros.processes import Listener, Process, isolate, own_domain, ros_arguments
 
-START_SECONDS = 120.0
 SETTLE_SECONDS = 5.0
 """At the start of each rate, not counted: caches fill, clocks and allocators settle."""
 DRAIN_SECONDS = 1.0
@@ -58,14 +52,13 @@ def time_node(
     Raises:
         ProcessError: the front-end or the camera ended, or the front-end did not listen in time.
     """
-    os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
-    os.environ.update(fast_dds_environment())
+    isolate(own_domain())
     with TemporaryDirectory() as name, _Receiver() as receiver:
         folder = Path(name)
         camera = _write_camera(folder, pictures)
-        arguments = _parameters(autostart='true', **parameters)
+        arguments = ros_arguments(autostart='true', **parameters)
         with Process('superpoint_ros.nodes.frontend', arguments, folder / 'frontend.log') as frontend:
-            _wait_until_listening(receiver, frontend)
+            receiver.wait_for(lambda: receiver.node.count_subscribers('image'), frontend)
             meter = Meter(frontend.pid)
             runs = [_run(receiver, frontend, meter, camera, rate, seconds) for rate in rates]
     figures = [figures_of(run) for run in runs]
@@ -105,13 +98,13 @@ def figures_of(run: Measured) -> dict[str, Any]:
 
 
 def _run(
-    receiver: _Receiver, frontend: Process, meter: Meter, camera: list[str], rate: float, seconds: float
+    receiver: _Receiver, frontend: Process, meter: Meter, camera: Mapping[str, str], rate: float, seconds: float
 ) -> Measured:
     """Measure one rate; images that are on their way at the end are waited for, and no others are counted."""
     run = Measured(rate)
-    arguments = [*camera, *_parameters(fps=str(float(rate)))[1:]]
+    arguments = ros_arguments(**camera, fps=str(float(rate)))
     with Process('superpoint_ros.nodes.replay', arguments, Path(frontend.log).with_name('camera.log')) as replay:
-        receiver.spin_until_first_image(replay)
+        receiver.wait_for(lambda: receiver.infos, replay)
         receiver.spin(SETTLE_SECONDS)
         began = time.time_ns()
         _note(run, meter)
@@ -135,8 +128,8 @@ def _note(run: Measured, meter: Meter) -> None:
     run.clock.append(time.monotonic())
 
 
-def _write_camera(folder: Path, pictures: Sequence[np.ndarray]) -> list[str]:
-    """Write pictures and calibration; returns the arguments with which the replay node shows them."""
+def _write_camera(folder: Path, pictures: Sequence[np.ndarray]) -> dict[str, str]:
+    """Write pictures and calibration; returns the parameters with which the replay node shows them."""
     shown = folder / 'pictures'
     shown.mkdir()
     # There and back, for at a jump to the first picture nothing matches, once every few seconds.
@@ -145,25 +138,13 @@ def _write_camera(folder: Path, pictures: Sequence[np.ndarray]) -> list[str]:
     width, height = SIZE
     calibration = folder / 'camera.yaml'
     calibration.write_text(CALIBRATION.format(width=width, height=height, x=(width - 1) / 2, y=(height - 1) / 2))
-    return _parameters(
-        input=str(shown), camera_info=str(calibration), loop='true', stamps='now', wait_for_subscribers='1'
-    )
+    return {
+        'input': str(shown), 'camera_info': str(calibration), 'loop': 'true', 'stamps': 'now',
+        'wait_for_subscribers': '1',
+    }  # fmt: skip
 
 
-def _parameters(**values: str) -> list[str]:
-    return ['--ros-args', *(word for name, value in values.items() for word in ('-p', f'{name}:={value}'))]
-
-
-def _wait_until_listening(receiver: _Receiver, frontend: Process) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not receiver.node.count_subscribers('image'):
-        frontend.require()
-        if time.monotonic() > deadline:
-            raise ProcessError(f'The front-end did not listen after {START_SECONDS:.0f} s: see {frontend.log}.')
-        receiver.spin(0.1)
-
-
-class _Receiver:
+class _Receiver(Listener):
     """Notes when calibrations, one for each image, and features come.
 
     Attributes:
@@ -171,15 +152,12 @@ class _Receiver:
     """
 
     def __init__(self) -> None:
+        super().__init__('superpoint_benchmark')
         self.infos: dict[int, int] = {}
         self.features: dict[int, int] = {}
-        self._context = Context()
 
     def __enter__(self) -> _Receiver:
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node('superpoint_benchmark', context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__enter__()
         subscriptions = (
             (CameraInfo, 'camera_info', _notes(self.infos)),
             (PointCloud2, 'matches', lambda serialized: None),  # made only for those who listen
@@ -188,23 +166,6 @@ class _Receiver:
         for kind, topic, note in subscriptions:
             self.node.create_subscription(kind, topic, note, QoSProfile(depth=100), raw=True)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-    def spin(self, seconds: float) -> None:
-        """Receive for so long."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
-
-    def spin_until_first_image(self, camera: Process) -> None:
-        """Receive until the camera sends."""
-        while not self.infos:
-            camera.require()
-            self.spin(0.05)
 
     def forget(self) -> None:
         """All that came so far."""

@@ -1,16 +1,15 @@
 """Runs the front-end on a recording over ROS 2 topics and says how well it did."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from superpoint_ros.calibrations import CalibrationFileError
-from superpoint_ros.demo.processes import ProcessError
 from superpoint_ros.demo.run import DemoError, Settings, Source, run
 from superpoint_ros.demo.sequence import Gallery
 from superpoint_ros.demo.summary import table
 from superpoint_ros.nodes.recordings import RecordingError
+from superpoint_ros.processes import ProcessError, own_domain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,9 +52,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help='speed, 1 as recorded; 0 sends an image when the one before was answered; default: %(default)s',
     )
     parser.add_argument('--frames', type=int, default=150, help='of the built-in sequence; default: %(default)s')
-    # Runs on one machine keep apart; higher domains run into the ports that Linux hands out.
-    domain = 1 + os.getpid() % 100
-    parser.add_argument('--domain', type=int, default=domain, help='ROS_DOMAIN_ID; default: any of 1 to 100')
+    parser.add_argument('--domain', type=int, default=own_domain(), help='ROS_DOMAIN_ID; default: any of 1 to 100')
     options = parser.parse_args(arguments)
     if options.frames < 1:
         parser.error('--frames must be 1 or more')

@@ -4,25 +4,23 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
+from superpoint_ros.processes import Listener
+
 TOPICS = {'camera_info': CameraInfo, 'features': PointCloud2, 'matches': PointCloud2}
 IMAGE_HEADERS = 'image_header'
 """Topic in the bag with the headers of the images: when each came, without its megabyte."""
 
 
-class Recorder:
-    """A node that records TOPICS and the images' headers; a context manager, as it has to close its bag.
+class Recorder(Listener):
+    """Records TOPICS and the images' headers.
 
     Attributes:
         counts: messages written so far, by topic of the bag.
@@ -31,19 +29,16 @@ class Recorder:
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__('superpoint_demo_recorder')
         self.counts = dict.fromkeys((*TOPICS, IMAGE_HEADERS), 0)
         self.problem = ''
         self.last_arrival = time.monotonic()
         self._types = get_typestore(Stores.ROS2_JAZZY)
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._context = Context()
 
     def __enter__(self) -> 'Recorder':
         self._writer.open()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node('superpoint_demo_recorder', context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__enter__()
         for topic, kind in TOPICS.items():
             self._subscribe(kind, topic, self._writes(topic, kind))
         write_header = self._writes(IMAGE_HEADERS, Header)
@@ -51,19 +46,9 @@ class Recorder:
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
         self._writer.close()
-
-    def spin(self, seconds: float) -> None:
-        """Record for so many seconds."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
 
     def hears(self, topic: str, node: str) -> bool:
         """Whether a node of that name subscribes to the topic."""

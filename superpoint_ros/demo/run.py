@@ -1,7 +1,6 @@
 """One run of the demo: replay and front-end as processes, a recorder, then figures and pictures."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,17 +12,14 @@ import cv2
 import numpy as np
 
 from superpoint_ros.demo.pictures import Image, draw_motion, draw_pair, join, write_video
-from superpoint_ros.demo.processes import Process
 from superpoint_ros.demo.recorder import Recorder
 from superpoint_ros.demo.sequence import remove_recording
 from superpoint_ros.demo.summary import Run, Transfer, read_run, summarise
 from superpoint_ros.images import ImageError, to_array
 from superpoint_ros.networks import STRIDE
-from superpoint_ros.nodes.middleware import fast_dds_environment
 from superpoint_ros.nodes.recordings import CutShortError, Options, Recording, open_recording
+from superpoint_ros.processes import Process, isolate, ros_arguments
 
-START_SECONDS = 120.0
-"""For loading and compiling the network on a slow machine."""
 QUIET_SECONDS = 1.5
 """Without a message after the last image, the front-end is done."""
 
@@ -94,9 +90,7 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
     remove_recording(bag)
     for file in results:
         file.unlink(missing_ok=True)
-    # For this process, in which the recorder is, and for those that it starts: DDS on this machine only.
-    os.environ.update(ROS_DOMAIN_ID=str(settings.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
-    os.environ.update(fast_dds_environment())
+    isolate(settings.domain)
     with Recorder(bag) as recorder:
         _play(recorder, source, output, settings)
     recorded = read_run(bag)
@@ -108,10 +102,10 @@ def run(source: Source, output: Path, settings: Settings) -> dict[str, Any]:
 
 def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) -> None:
     # Reliable, because the figures shall count the frames that the front-end drops, not those that DDS loses.
-    frontend_arguments = _arguments(
+    frontend_arguments = ros_arguments(
         autostart='true', weights=settings.weights, image_reliability='reliable', **_warm_up(source)
     )
-    replay_arguments = _arguments(
+    replay_arguments = ros_arguments(
         input=str(source.path.absolute()),
         topic=source.topic,
         camera_info=str(source.camera_info.absolute()) if source.camera_info else '',
@@ -119,7 +113,7 @@ def _play(recorder: Recorder, source: Source, output: Path, settings: Settings) 
         wait_for_subscribers='2',  # the front-end and the recorder
     )
     with Process('superpoint_ros.nodes.frontend', frontend_arguments, output / 'frontend.log') as frontend:
-        _wait_until_listening(recorder, frontend)
+        recorder.wait_for(lambda: _is_listening(recorder), frontend)
         with Process('superpoint_ros.nodes.replay', replay_arguments, output / 'replay.log') as replay:
             while replay.running():
                 frontend.require()
@@ -139,20 +133,12 @@ def _warm_up(source: Source) -> dict[str, str]:
     return {'warm_up_width': str(image.shape[1]), 'warm_up_height': str(image.shape[0])}
 
 
-def _wait_until_listening(recorder: Recorder, frontend: Process) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not recorder.hears('image', 'superpoint_frontend'):
-        frontend.require()
-        if recorder.problem:
-            raise DemoError(f'The front-end reports: {recorder.problem}')
-        if time.monotonic() > deadline:
-            raise DemoError(f'The front-end was not ready after {START_SECONDS:.0f} s: see {frontend.log}.')
-        recorder.spin(0.1)
-
-
-def _arguments(**parameters: str) -> list[str]:
-    given = [f'{name}:={value}' for name, value in parameters.items() if value]
-    return ['--ros-args', *(word for pair in given for word in ('-p', pair))]
+def _is_listening(recorder: Recorder) -> bool:
+    """Raises DemoError for what keeps the front-end from it."""
+    listens = recorder.hears('image', 'superpoint_frontend')
+    if recorder.problem and not listens:
+        raise DemoError(f'The front-end reports: {recorder.problem}')
+    return listens
 
 
 def _draw(recorded: Run, source: Source, output: Path) -> None:
