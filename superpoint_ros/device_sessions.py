@@ -118,7 +118,7 @@ class DevicePath(nn.Module):
             if offsets is None:
                 keypoints, best = select_keypoints(scores, where, self.settings, beside[number])
             else:
-                keypoints, best = select_cell_keypoints(scores, offsets, STRIDE, where, self.settings)
+                keypoints, best = select_cell_keypoints(scores, offsets, where, self.settings)
             if number:
                 keypoints = (keypoints + 0.5) * self._factors[number - 1] - 0.5
             found.append((keypoints, best))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, normalize, pad
 
 from superpoint_ros.keypoints import LEAST_BESIDE, TINY, KeypointSettings
+from superpoint_ros.networks import cell_centres
 from superpoint_ros.pyramid import LEVEL_COST
 
 
@@ -77,21 +78,18 @@ def highest_around(scores: Tensor) -> Tensor:
 
 
 def select_cell_keypoints(
-    scores: Tensor, offsets: Tensor, stride: int, allowed: Tensor, settings: KeypointSettings
+    scores: Tensor, offsets: Tensor, allowed: Tensor, settings: KeypointSettings
 ) -> tuple[Tensor, Tensor]:
     """As `select_keypoints`, of a network with a keypoint in every cell; see `keypoints.select_cell_keypoints`.
 
     Args:
         scores: [B, h, w] float32.
         offsets: [B, h, w, 2] float32 (x, y), pixels from the centres of the cells.
-        stride: pixels per cell.
         allowed: [B, H, W] bool, looked up at the pixel that a keypoint lies in.
     """
     rows, columns = scores.shape[-2:]
     height, width = allowed.shape[-2:]
-    y, x = (torch.arange(n, device=scores.device) * stride + (stride - 1) / 2 for n in (rows, columns))
-    centres = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=-1)
-    positions = (centres + offsets).flatten(1, 2)
+    positions = (cell_centres(rows, columns, scores.device) + offsets).flatten(1, 2)
     x, y = torch.floor(positions + 0.5).long().unbind(-1)
     within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)

@@ -84,7 +84,6 @@ def test_the_same_cell_keypoints_as_numpy(device, seed, count):
     found, values = on_device.select_cell_keypoints(
         torch.from_numpy(scores)[None].to(device),
         torch.from_numpy(offsets)[None].to(device),
-        8,
         torch.from_numpy(allowed)[None].to(device),
         options,
     )
