@@ -23,8 +23,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.images import to_array
 from superpoint_ros.messages import stamp_ns
-from superpoint_ros.nodes.calibration_files import read_camera_info
-from superpoint_ros.nodes.recordings import CutShortError, Options, RecordingError, decompress, open_recording
+from superpoint_ros.nodes.recordings import (
+    CutShortError,
+    Options,
+    RecordingError,
+    decompress,
+    open_recording,
+    read_camera_info,
+)
 from superpoint_ros.recordings import open_source
 
 COUNT, PERIOD_NS, START_NS = 12, 50_000_000, 1_700_000_000_000_000_000

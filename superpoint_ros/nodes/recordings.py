@@ -16,8 +16,8 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from superpoint_ros.calibrations import read_calibration
 from superpoint_ros.messages import stamp_ns
-from superpoint_ros.nodes.calibration_files import read_camera_info
 from superpoint_ros.recordings import (
     Bag,
     CutShortError,
@@ -30,7 +30,17 @@ from superpoint_ros.recordings import (
     open_source,
 )
 
-__all__ = ['CutShortError', 'Options', 'Recording', 'RecordingError', 'Shot', 'decompress', 'open_recording', 'time_of']
+__all__ = [
+    'CutShortError',
+    'Options',
+    'Recording',
+    'RecordingError',
+    'Shot',
+    'decompress',
+    'open_recording',
+    'read_camera_info',
+    'time_of',
+]
 
 _CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
@@ -92,6 +102,24 @@ def open_recording(path: Path, options: Options) -> Recording:
     intrinsics = options.camera_info or path / 'intrinsics.yaml'
     info = read_camera_info(intrinsics) if options.camera_info or intrinsics.exists() else None
     return PlainCamera(source, options.frame_id, info, calibration=str(intrinsics) if info else '')
+
+
+def read_camera_info(path: Path) -> CameraInfo:
+    """The message of a calibration file, see `read_calibration`.
+
+    Raises:
+        CalibrationFileError: it can't be read.
+    """
+    read = read_calibration(path)
+    return CameraInfo(
+        width=read.width,
+        height=read.height,
+        distortion_model=read.distortion_model,
+        d=read.d,
+        k=read.k,
+        r=read.r,
+        p=read.p,
+    )
 
 
 def time_of(stamp_ns: int) -> Time:
