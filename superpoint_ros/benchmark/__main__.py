@@ -28,7 +28,7 @@ from superpoint_ros.benchmark.stages import WARM_UP_FRAMES, Header, summarise, t
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError, TorchEngine
 from superpoint_ros.frontend import Frame
-from superpoint_ros.networks import SuperPoint, SuperPointConfig, WeightsError, load_network
+from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
 from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
     about = {'machine': describe_machine(), 'pictures': source, 'size': SIZE}
     try:
         measured = {'node': measure_node(pictures, options)} if options.node else measure_stages(pictures, options)
-    except (WeightsError, EngineError, ValueError) as error:
+    except (EngineError, ValueError) as error:
         sys.exit(f'benchmark: {error}')
     report = about | measured
     if options.json:

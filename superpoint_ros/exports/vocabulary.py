@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from superpoint_ros.exports.recorded import read_recorded
-from superpoint_ros.messages import MessageError, dequantise
-from superpoint_ros.recordings import RecordingError
+from superpoint_ros.messages import dequantise
 
 BRANCHES, LEVELS = 10, 4
 STEPS = 10
@@ -165,7 +164,7 @@ def main(args: list[str] | None = None) -> None:
         frames = read_recorded(options.bag, options.topic, calibrated=False).frames
         vocabulary = build_vocabulary([frame.descriptors for frame in frames], options.branches, options.levels)
         write_dbow3(vocabulary, options.out)
-    except (RecordingError, MessageError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'export_vocabulary: {error}')
     print(f'{options.out}: {len(vocabulary.words)} words of {len(frames)} images.')
 

@@ -29,7 +29,6 @@ from std_srvs.srv import Trigger
 from superpoint_ros.calibrations import read_calibration
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
-from superpoint_ros.networks import WeightsError
 from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.diagnostics import Diagnostics
@@ -95,7 +94,7 @@ class FrontendNode(LifecycleNode):
         try:
             self._channels = [self._make_channel(name) for name in self._cameras]
             self._pipeline = self._make_pipeline()
-        except (WeightsError, EngineError, ValueError) as error:
+        except (EngineError, ValueError) as error:
             return self._not_configured(str(error))
         except Exception:  # rclpy would swallow it
             return self._not_configured(traceback.format_exc())
@@ -246,7 +245,7 @@ class FrontendNode(LifecycleNode):
         self.get_logger().info(f"Loading weights '{self._values['weights']}'; those in use work on meanwhile.")
         try:
             detector = self._load(None)
-        except (WeightsError, EngineError, ValueError) as error:
+        except (EngineError, ValueError) as error:
             response.message = f'The weights in use stay: {error}'
         except Exception:  # rclpy would let it end the process
             response.message = f'The weights in use stay: {traceback.format_exc()}'

@@ -158,7 +158,7 @@ def busiest(source: Source, topics: Sequence[TopicSummary]) -> TopicSummary:
 def _is_depth(source: Source, topic: str) -> bool:
     try:
         message = next(iter(source.records([topic]))).load()
-    except (CutShortError, RecordingError, StopIteration):
+    except (RecordingError, StopIteration):
         return False
     return 'compressedDepth' in getattr(message, 'format', '') or getattr(message, 'encoding', '') in _DEPTH
 

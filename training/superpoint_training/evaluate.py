@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from superpoint_ros.engines import EngineError
-from superpoint_ros.networks import WeightsError
 from superpoint_ros.pyramid import PER_OCTAVE
 from superpoint_training.evaluation import results as results_file
 from superpoint_training.evaluation.inputs import Request, read_inputs
@@ -196,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = measure(options, command)
         results_file.write(outcome.results, options.out / 'results.json')
         write_report(outcome.results, options.out, outcome.draw)
-    except (WeightsError, EngineError, TrainingError, ValueError, OSError) as error:
+    except (EngineError, TrainingError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return ERROR
     print((options.out / 'results.md').read_text())

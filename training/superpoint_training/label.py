@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from superpoint_ros.networks import WeightsError, load_network
+from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with join_world(options.device) as world:
             return 0 if run(options, world) else 3
-    except (WeightsError, ValueError, OSError, TrainingError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from superpoint_ros.networks import WEIGHTS_DIRECTORY, WeightsError, encode_network, load_network, resolve_weights
+from superpoint_ros.networks import WEIGHTS_DIRECTORY, encode_network, load_network, resolve_weights
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 from superpoint_training.recipes import RECIPES
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(publish(resolve_weights(options.weights), options.results, options.data, options.folder))
-    except (TrainingError, WeightsError, ValueError, OSError) as error:
+    except (TrainingError, ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

@@ -13,7 +13,6 @@ import torch
 from superpoint_ros.networks import (
     KeypointNetwork,
     SuperPoint,
-    WeightsError,
     save_network,
 )
 from superpoint_training.allocator import keep_freed_memory
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with join_world(options.device) as world:
             return 0 if run(options, world) else 3
-    except (WeightsError, ValueError, OSError, FloatingPointError, TrainingError) as error:
+    except (ValueError, OSError, FloatingPointError, TrainingError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from superpoint_ros.engines import EngineError
 from superpoint_ros.keypoints import MOST_LEVELS
-from superpoint_ros.networks import WeightsError
 from superpoint_ros.share import share_directory
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.allocator import keep_freed_memory
@@ -199,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_topics(options.bag)
             return DONE
         return run(options, command)
-    except (WeightsError, EngineError, TrainingError, ValueError, OSError, FloatingPointError) as error:
+    except (EngineError, TrainingError, ValueError, OSError, FloatingPointError) as error:
         print(f'error: {error}', file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ def read_frames(path: Path, topic: str, most: int) -> tuple[RecordedFrames, list
                 break
             try:
                 frames.append(np.array(to_array(record.load())))
-            except (ImageError, CutShortError, RecordingError) as error:
+            except (ImageError, RecordingError) as error:
                 causes[str(error)] += 1
     except CutShortError as error:
         damage.append(Skipped(path.name, str(error)))
