@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from superpoint_training.evaluation.pictures import read_grey
-from superpoint_training.frames import Frames, Shrunk
+from superpoint_training.frames import Frames, Shrunk, evenly
 
 
 def test_frames_come_from_folders_and_tars_alike(pictures, tmp_path):
@@ -147,3 +147,9 @@ def test_a_picture_that_is_gone_is_named(pictures):
     (pictures / '2.png').unlink()
     with pytest.raises(ValueError, match=r'2\.png'):
         frames[2]
+
+
+def test_so_many_are_spread_evenly_from_the_first_to_the_last():
+    assert evenly(range(10), 4) == [0, 3, 6, 9]
+    assert evenly('abc', 3) == evenly('abc', 4) == ['a', 'b', 'c']
+    assert evenly([], 4) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from superpoint_ros.images import decode_grey
 
 KEPT_BYTES = 100_000_000
 """Of shrunk pictures that a process keeps: some thousand, for which decoding would be half the work of an example."""
+
+Item = TypeVar('Item')
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.pgm', '.bmp', '.webp')
 
@@ -136,6 +138,13 @@ class Shrunk:
     def checksum(self, index: int) -> int:
         """As `Frames.checksum`, of the picture before it was shrunk."""
         return self._frames.checksum(index)
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spread, with the first and the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[row] for row in np.linspace(0, len(items) - 1, most).round().astype(int).tolist()]
 
 
 def fit(picture: np.ndarray, short_side: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from superpoint_ros.matching import MatchSettings, match, verify
 from superpoint_ros.tracks import Tracker, TrackSettings
 from superpoint_training.evaluation.pair_run import PreparedPair
 from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.frames import evenly
 from superpoint_training.homographies import HomographyConfig, sample_homography
 from superpoint_training.photometric import PhotometricConfig, augment
 from superpoint_training.protocols import Protocol
@@ -31,9 +32,8 @@ def warped_pairs(frames: Sequence[np.ndarray], protocol: Protocol) -> list[Prepa
 
     Beyond the frame's edge the view shows its mirror image: an edge to black would draw keypoints.
     """
-    rows = np.unique(np.linspace(0, len(frames) - 1, min(WARPED, len(frames))).round().astype(int)).tolist()
     pairs = []
-    for row in rows:
+    for row in evenly(range(len(frames)), WARPED):
         rng = np.random.default_rng([protocol.seed, row])
         picture, _ = protocol.prepare(frames[row])
         homography = sample_homography(rng, *protocol.shape, VIEWS)

@@ -12,6 +12,7 @@ from superpoint_training.evaluation.pictures import Pictures, UnreadablePictureE
 from superpoint_training.evaluation.problems import Skipped, spans
 from superpoint_training.evaluation.trajectories import Trajectory
 from superpoint_training.evaluation.work import each
+from superpoint_training.frames import evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def frame_pairs(frames: PosedFrames, gaps: Sequence[int], most: int, jobs: int =
         truth = f'the truth covers {first:.3f} to {last:.3f} s' if frames.covered[1] else 'the truth has no poses'
         skipped.append(_frames(frames, unposed, f'no pose near their times; {truth}'))
     usable = set(range(len(frames))) - {*absent, *unposed}
-    chosen = {gap: _evenly([index for index in sorted(usable) if index + gap in usable], most) for gap in gaps}
+    chosen = {gap: evenly([index for index in sorted(usable) if index + gap in usable], most) for gap in gaps}
     for gap in gaps:
         if gap >= len(frames):
             skipped.append(Skipped(f'{frames.name}, gap {gap}', f'the sequence has {len(frames)} frames only'))
@@ -112,9 +113,3 @@ def frame_pairs(frames: PosedFrames, gaps: Sequence[int], most: int, jobs: int =
 
 def _frames(frames: PosedFrames, indices: list[int], why: str) -> Skipped:
     return Skipped(f'{frames.name}, frames {spans(indices)} ({len(indices)} of {len(frames)})', why)
-
-
-def _evenly(indices: list[int], most: int) -> list[int]:
-    if len(indices) <= most:
-        return indices
-    return [indices[row] for row in np.linspace(0, len(indices) - 1, most).round().astype(int)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.recording_run import warped_pairs
-from superpoint_training.frames import Frames, Shrunk
+from superpoint_training.frames import Frames, Shrunk, evenly
 from superpoint_training.labels import label_frames
 from superpoint_training.loop import Outcome
 from superpoint_training.protocols import PROTOCOLS
@@ -77,8 +77,7 @@ def train_round(
     steps = _steps(request, work, world, number, network, sources)
     loop = replace(config.loop, steps=steps, warm_up=min(config.loop.warm_up, steps // 5))
     protocol = PROTOCOLS[request.protocol]
-    chosen = np.unique(np.linspace(0, len(watched) - 1, VALIDATION_FRAMES).round().astype(int))
-    watched = [watched[index] for index in chosen]
+    watching = evenly(watched, VALIDATION_FRAMES)
     outcome = train_recipe(
         recipe,
         network,
@@ -87,7 +86,7 @@ def train_round(
         work.checkpoint(number),
         world=world,
         start=fingerprint(request.start),
-        validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device), request.levels),
+        validate=proof.validation(warped_pairs(watching, protocol), protocol, str(world.device), request.levels),
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
     )

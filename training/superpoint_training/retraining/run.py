@@ -21,7 +21,7 @@ from superpoint_training.evaluation.results import finite, header
 from superpoint_training.evaluation.results import write as write_results
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
-from superpoint_training.frames import Frames
+from superpoint_training.frames import Frames, evenly
 from superpoint_training.harvest import Harvest, harvest, open_feeds, survey_share
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof
@@ -187,8 +187,7 @@ def _material(
     for gap in request.proof.gaps:
         pairs = [pair for pair in frames.held_out_pairs(gap) if judges.issuperset(pair)]
         if pairs:
-            chosen = np.unique(np.linspace(0, len(pairs) - 1, proof.REAL_PAIRS).round().astype(int))
-            real[gap] = [(held_out[pairs[i][0]], held_out[pairs[i][1]]) for i in chosen]
+            real[gap] = [(held_out[first], held_out[second]) for first, second in evenly(pairs, proof.REAL_PAIRS)]
     judged = warped_pairs([held_out[index] for index in judging], protocol)
     return proof.Material(judged, real, general, protocol, request.levels)
 
