@@ -14,6 +14,9 @@ Image = NDArray[np.uint8]
 INLIER, OUTLIER = (90, 220, 60), (40, 40, 230)
 """Blue, green, red."""
 
+JOINED = 12
+"""One match in so many has a line in the still; with all of them, there would be nothing else to see."""
+
 CODECS = (('mp4v', '.mp4'), ('MJPG', '.avi'))
 """In order of preference; OpenCV brings the second one itself, the first where it was built with FFmpeg."""
 
@@ -59,17 +62,16 @@ def join(
             kept[stamp] = image
 
 
-def draw_pair(before: Image, after: Image, matches: MatchCloud, share: float = 0.08) -> Image:
-    """Draw two images [H, W, 3] side by side; lines join a share of the matches, circles mark all."""
+def draw_pair(before: Image, after: Image, matches: MatchCloud) -> Image:
+    """Draw two images [H, W, 3] side by side; lines join one match in `JOINED`, circles mark all."""
     picture = np.hstack([before, after])
     shift = np.array([before.shape[1], 0])
-    step = max(1, round(1 / share))
     for row, colour in _outliers_last(matches):
         start = _fixed_point(matches.previous_keypoints[row])
         end = _fixed_point(matches.keypoints[row] + shift)
         for centre in (start, end):
             cv2.circle(picture, centre, 2 << _SHIFT, colour, 1, cv2.LINE_AA, _SHIFT)
-        if row % step == 0:
+        if row % JOINED == 0:
             cv2.line(picture, start, end, colour, 1, cv2.LINE_AA, _SHIFT)
     return picture
 

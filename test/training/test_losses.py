@@ -97,8 +97,8 @@ def test_dense_hinge_is_least_for_matching_and_orthogonal_descriptors():
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
     spread = (torch.stack([x, y], -1).reshape(1, -1, 2) + 0.5) * 8 - 0.5
     valid = torch.ones(1, 6, dtype=torch.bool)
-    right = dense_hinge_loss(identity, identity, spread, valid, positive_weight=1.0)
-    wrong = dense_hinge_loss(identity, identity.roll(3, dims=1), spread, valid, positive_weight=1.0)
+    right = dense_hinge_loss(identity, identity, spread, valid)
+    wrong = dense_hinge_loss(identity, identity.roll(3, dims=1), spread, valid)
     assert right < wrong
     assert dense_hinge_loss(identity, identity, spread, ~valid) == 0
 

@@ -108,8 +108,8 @@ def test_nothing_hostile_leaves_its_place():
     page.section(
         HOSTILE, Text(HOSTILE), Heading(HOSTILE), Items([HOSTILE, (HOSTILE, HOSTILE)]), drawn,
         Table([HOSTILE, HOSTILE], rows, HOSTILE, [(HOSTILE, 1)]), Details(HOSTILE, [Text(HOSTILE)]),
-        bars(Bars(HOSTILE, named, note=HOSTILE), HOSTILE), dots({HOSTILE: named}, HOSTILE),
-        curves({HOSTILE: ([0, 1], [0, 1])}, HOSTILE, Axis(HOSTILE), Axis(HOSTILE)),
+        bars(Bars(HOSTILE, named, note=HOSTILE)), dots({HOSTILE: named}, HOSTILE),
+        curves({HOSTILE: ([0, 1], [0, 1])}, HOSTILE, Axis(HOSTILE), Axis(HOSTILE), HOSTILE),
         intervals({HOSTILE: (1, 0, 2)}, HOSTILE),
     )  # fmt: skip
     reader = PageReader(page.html())
@@ -201,7 +201,7 @@ def test_figures_stand_clear_of_their_spreads():
     lambda: dots({'sift': {}}, 'nothing'),
     lambda: dots({'sift': {'wall': float('nan')}}, 'nothing'),
     lambda: intervals({}, 'nothing'),
-    lambda: curves({'a': ([], [])}, 'nothing', Axis('x', logarithmic=True), Axis('y')),
+    lambda: curves({'a': ([], [])}, 'nothing', Axis('x'), Axis('y')),
 ])  # fmt: skip
 def test_plots_of_nothing_are_drawn_all_the_same(plot):
     assert plot().svg.startswith('<svg')

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from superpoint_ros.networks import WEIGHTS_DIRECTORY, encode_network, load_network, resolve_weights
+from superpoint_ros.networks.weights import parameter_count
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 from superpoint_training.recipes import RECIPES
@@ -99,7 +100,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
     content = encode_network(network, about | {'data_terms': data})
     text = CARD.format(
         name=name,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=parameter_count(network),
         dimension=network.config.descriptor_dim,
         size=len(content) / 1e6,
         config=about['config'],

@@ -12,6 +12,11 @@ from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize, p
 
 from superpoint_ros.networks import STRIDE
 
+POSITIVE_WEIGHT, POSITIVE_MARGIN, NEGATIVE_MARGIN = 0.05, 1.0, 0.2
+"""lambda_d, m_p and m_n of SuperPoint's descriptor loss."""
+SAFE_RADIUS = 8.0
+"""Pixels within which points are no negatives of one another."""
+
 
 def detector_loss(logits: Tensor, cells: Tensor, valid: Tensor) -> Tensor:
     """Cross-entropy over the 65 channels of every cell (SuperPoint, equations 2 and 3).
@@ -123,27 +128,20 @@ def constant_prediction_loss(density: float, cell_count: int) -> float:
     return float(-(share * torch.log(share / STRIDE**2) + (1 - share) * torch.log1p(-share)))
 
 
-def dense_hinge_loss(
-    first: Tensor,
-    second: Tensor,
-    centres_in_second: Tensor,
-    valid: Tensor,
-    *,
-    positive_weight: float = 0.05,
-    positive_margin: float = 1.0,
-    negative_margin: float = 0.2,
-) -> Tensor:
-    """The paper's descriptor loss over all pairs of cells (equations 4 to 6).
+def dense_hinge_loss(first: Tensor, second: Tensor, centres_in_second: Tensor, valid: Tensor) -> Tensor:
+    """The paper's descriptor loss over all pairs of cells (equations 4 to 6), similarities below 0 taken for 0.
 
-    With s = 1 where a cell's centre, warped, is at most 8 px from the other cell's centre, each pair contributes
-    `lambda_d * s * max(0, m_p - d.d') + (1 - s) * max(0, d.d' - m_n)`. Descriptors are L2-normalised, for which
-    the paper's lambda_d = 250 does not train; 0.05 does, with the sum over the valid pairs divided by their number
-    (see `docs/training.md`).
+    With s = 1 where a cell's centre, warped, is at most 8 px from the other cell's centre, and c = max(0, d.d'), each
+    pair contributes `lambda_d * s * max(0, m_p - c) + (1 - s) * max(0, c - m_n)`. Descriptors are L2-normalised, for
+    which the paper's lambda_d = 250 does not train; 0.05 does (see `docs/training.md`).
 
     Args:
         first, second: `[B, D, h, w]` descriptor maps, not normalised.
         centres_in_second: `[B, h * w, 2]` the first picture's cell centres in pixels of the second.
         valid: `[B, h * w]` bool, cells of the second picture that show the first.
+
+    Returns:
+        mean over the pictures of the mean over a picture's valid pairs, times h * w; 0 for one that has none.
     """
     rows, columns = second.shape[-2:]
     y, x = torch.meshgrid(
@@ -153,7 +151,7 @@ def dense_hinge_loss(
     together = torch.cdist(centres_in_second.float(), centres.float()[None]) <= STRIDE
     a, b = (normalize(d.float(), dim=1).flatten(2) for d in (first, second))
     similarity = (a.transpose(1, 2) @ b).relu()
-    hinges = hinge(similarity, together, positive_weight, positive_margin, negative_margin)
+    hinges = hinge(similarity, together, POSITIVE_WEIGHT, POSITIVE_MARGIN, NEGATIVE_MARGIN)
     counted = valid[:, None, :].expand_as(similarity)
     # Multiplied up so that the loss weighs about as much as the detector's; pairs outnumber cells by h * w.
     return mean_of_means(hinges, counted) * (rows * columns)
@@ -175,17 +173,15 @@ def info_nce_loss(
     valid: Tensor,
     *,
     temperature: float = 0.07,
-    safe_radius: float = 8.0,
     rivals: Tensor | None = None,
 ) -> Tensor:
-    """Each descriptor must find its counterpart among those of all other points of the pair, both ways.
+    """Each descriptor must find its counterpart among those of all points not within `SAFE_RADIUS`, both ways.
 
     Args:
         first, second: `[B, N, D]` descriptors of corresponding points, normalised.
         points_in_second: `[B, N, 2]` where they lie in the second picture, pixels.
         valid: `[B, N]` bool.
         temperature: divides similarities.
-        safe_radius: other points closer than this, in pixels, are no negatives.
         rivals: `[B, N, D]` normalised, one more negative for each of the first.
 
     Returns:
@@ -194,7 +190,7 @@ def info_nce_loss(
     similarity = first.float() @ second.float().transpose(1, 2) / temperature
     itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
     positions = points_in_second.float()
-    near = torch.cdist(positions, positions) < safe_radius
+    near = torch.cdist(positions, positions) < SAFE_RADIUS
     ignored = (near & ~itself) | (~valid[:, None, :] & ~itself) | (~valid[:, :, None] & ~itself)
     logits = similarity.masked_fill(ignored, -1e4)
     target = torch.arange(similarity.shape[1], device=similarity.device).expand(similarity.shape[:2])

@@ -176,15 +176,15 @@ def _breakdown(detectors: Detectors, shown: list[Measure], rows: Mapping[str, li
     return Table(head, lines, caption, [(measure.title, len(detectors)) for measure in shown])
 
 
-def best_and_worst(result: Mapping[str, Any], count: int = DRAWN) -> tuple[list[str], list[str]]:
+def best_and_worst(result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The pairs with the highest and, apart from these, the lowest matching score, of a scene one at most.
 
     Each list begins with its extreme.
     """
     scores = {pair: MATCHING.of_pair(figures) for pair, figures in (result.get('per_pair') or {}).items()}
     ranked = sorted((pair for pair in scores if math.isfinite(scores[pair])), key=lambda pair: (-scores[pair], pair))
-    best = _of_different_scenes(ranked, min(count, (len(ranked) + 1) // 2))
-    return best, _of_different_scenes([pair for pair in reversed(ranked) if pair not in best], count)
+    best = _of_different_scenes(ranked, min(DRAWN, (len(ranked) + 1) // 2))
+    return best, _of_different_scenes([pair for pair in reversed(ranked) if pair not in best], DRAWN)
 
 
 def _of_different_scenes(pairs: list[str], count: int) -> list[str]:

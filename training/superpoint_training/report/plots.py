@@ -69,7 +69,7 @@ class Bars:
     spreads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def bars(shown: Bars, caption: str = '') -> Plot:
+def bars(shown: Bars) -> Plot:
     """A horizontal bar for each name."""
     figure = new_figure(WIDTH, 64 + 24 * len(shown.values))
     draw_bars(figure.subplots(), shown, PAGE)
@@ -77,7 +77,7 @@ def bars(shown: Bars, caption: str = '') -> Plot:
     for name, value in shown.values.items():
         ends = [number(end, shown.digits) for end in shown.spreads.get(name, ())]
         told.append(f'{name} {number(value, shown.digits)}' + (f' ({" to ".join(ends)})' if ends else ''))
-    return Plot(_svg(figure), f'Bar plot of {shown.title}: {", ".join(told)}.', caption)
+    return Plot(_svg(figure), f'Bar plot of {shown.title}: {", ".join(told)}.')
 
 
 def draw_bars(axes: Axes, shown: Bars, theme: Theme) -> None:
@@ -113,7 +113,6 @@ class Axis:
     title: str
     low: float | None = None
     high: float | None = None
-    logarithmic: bool = False
 
 
 def curves(
@@ -136,8 +135,6 @@ def curves(
             linestyle=DASHES[index % len(DASHES)], marker=MARKERS[index % len(MARKERS)] if points else None,
             markersize=5,
         )  # fmt: skip
-    axes.set_xscale('log' if horizontal.logarithmic else 'linear')
-    axes.set_yscale('log' if vertical.logarithmic else 'linear')
     axes.set_xlim(horizontal.low, horizontal.high)
     axes.set_ylim(vertical.low, vertical.high)
     axes.set_xlabel(_plain(horizontal.title))
@@ -155,7 +152,7 @@ def _last(values: Sequence[float]) -> float | None:
     return finite[-1] if finite else None
 
 
-def dots(values: Mapping[str, Mapping[str, float]], title: str, note: str = '', caption: str = '') -> Plot:
+def dots(values: Mapping[str, Mapping[str, float]], title: str, note: str = '') -> Plot:
     """For each row (of the inner mappings, in the first one's order) a dot for each name on a common scale."""
     rows = list(dict.fromkeys(row for by_row in values.values() for row in by_row))
     figure = new_figure(WIDTH, 90 + 19 * len(rows))
@@ -173,9 +170,7 @@ def dots(values: Mapping[str, Mapping[str, float]], title: str, note: str = '', 
     if values:
         _legend(axes, values, 42 if note else 22)
     ranges = ', '.join(f'{name} {_range(by_row.values())}' for name, by_row in values.items())
-    return Plot(
-        _svg(figure), f'Dot plot of {title} for {len(rows)} rows: {ranges}. The table has the figures.', caption
-    )
+    return Plot(_svg(figure), f'Dot plot of {title} for {len(rows)} rows: {ranges}. The table has the figures.')
 
 
 def _range(values: Iterable[float]) -> str:
@@ -183,7 +178,7 @@ def _range(values: Iterable[float]) -> str:
     return f'from {min(finite):.3f} to {max(finite):.3f}' if finite else 'without a figure'
 
 
-def intervals(rows: Mapping[str, tuple[float, float, float]], title: str, note: str = '', caption: str = '') -> Plot:
+def intervals(rows: Mapping[str, tuple[float, float, float]], title: str, note: str = '') -> Plot:
     """For each name a value and the interval (low, high) around it, beside a line at zero."""
     figure = new_figure(WIDTH, 80 + 24 * len(rows))
     axes = figure.subplots()
@@ -200,7 +195,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], title: str, note: 
     axes.set_axisbelow(True)
     _finish(axes, title, PAGE, note)
     told = ', '.join(f'{name} {value:+.3f} ({low:+.3f} to {high:+.3f})' for name, (value, low, high) in rows.items())
-    return Plot(_svg(figure), f'{title}, with 95 % intervals: {told}.', caption)
+    return Plot(_svg(figure), f'{title}, with 95 % intervals: {told}.')
 
 
 def new_figure(width: float, height: float, padding: float = 3) -> Figure:
