@@ -8,7 +8,7 @@ It sees no image. What it takes of a message are track ids and rays, and of two 
 check of matches and ids that survive a missed frame are the front-end's work. Each image is located against the
 landmarks of the last few keyframes by PnP, and each new keyframe adjusts the whole window. There is no map beyond
 the window and no loop closure: that is what a SLAM system adds. Where too few landmarks are left, it goes on as it
-moved last and begins anew; one camera then has another scale.
+moved last, or after a pause from where it was, and begins anew; one camera then has another scale.
 
 Publishes `odometry` (nav_msgs/Odometry) and `path` (nav_msgs/Path): the camera's optical frame in that of the
 first image, x right, y down, z forward. One camera can't know the scale: its first baseline is 1 long. Covariances
@@ -43,6 +43,7 @@ WIDE_ENOUGH = np.radians(1.0)  # between two rays that make a landmark
 FARTHEST = 60.0  # baselines; beyond, stereo depth says little, and motion has to triangulate
 OUTLIER = 3.0  # pixels
 NOISE = 1.0  # pixels; errors beyond weigh less and less
+PAUSE = 1.0  # seconds; after longer ones a camera is not expected to have gone on as it moved
 
 
 @dataclass
@@ -77,7 +78,7 @@ class VisualOdometry:
 
         ids: [N] track ids. seen: as in `Keyframe`. focal: pixels; the unit of the thresholds. baseline: of the
         stereo pair, in the unit that poses shall have; `seen` may have been made with another one each time, as
-        `focal_length` guesses. seconds: since the image before.
+        `focal_length` guesses. seconds: since the image before; 0 for one that comes twice.
         """
         focal, seen = focal * self.focal, np.asarray(seen, float) / self.focal
         if self._baseline is None and np.isfinite(seen[:, 2]).any():
@@ -85,7 +86,7 @@ class VisualOdometry:
         if self._baseline is not None:
             seen[:, 2] *= self._baseline / baseline
             baseline = self._baseline
-        order, step = np.argsort(ids), self._motion * seconds
+        order, step = np.argsort(ids), self._motion * (seconds if seconds <= PAUSE else 0)
         expected = matrix(cv2.Rodrigues(step[:3])[0], step[3:]) @ self._pose
         frame = Keyframe(ids[order].astype(np.int64), seen[order], expected)
         if self._points and not self._locate(frame, OUTLIER / focal):
@@ -100,9 +101,9 @@ class VisualOdometry:
             self._add_points(frame, baseline, OUTLIER / focal)
             if self._points:
                 self._adjust(baseline, focal)
-        if not begins:  # the first pose of one camera may have another scale
+        if not begins and seconds > 0:  # the first pose of one camera may have another scale
             moved = frame.pose @ np.linalg.inv(self._pose)
-            self._motion = np.append(cv2.Rodrigues(moved[:3, :3])[0], moved[:3, 3]) / max(seconds, 1e-6)
+            self._motion = np.append(cv2.Rodrigues(moved[:3, :3])[0], moved[:3, 3]) / seconds
         self._pose = frame.pose
         return np.linalg.inv(frame.pose)
 

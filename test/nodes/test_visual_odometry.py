@@ -150,6 +150,18 @@ class TestGeometry:
             found = odometry.update(ids, seen, FOCAL, BASELINE)
         assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 0.1
 
+    @pytest.mark.parametrize('moment', [0.0, 5.0], ids='{}s'.format)
+    @pytest.mark.parametrize('known', [True, False], ids=['known tracks', 'new tracks'])
+    def test_stamps_that_repeat_or_jump_move_no_camera(self, moment, known):
+        world, odometry, truth = World(0.2), VisualOdometry(), walk(40)
+        truth[20] = truth[19 if moment == 0 else 20]
+        for step, pose in enumerate(truth):
+            ids, seen = world.look(pose, True)
+            ids = ids if known or step < 20 else ids + len(world.points)
+            found = odometry.update(ids, seen, FOCAL, BASELINE, moment if step == 20 else 0.1)
+        one_step = np.linalg.norm(truth[21][:3, 3] - truth[20][:3, 3])
+        assert np.linalg.norm(found[:3, 3] - truth[-1][:3, 3]) < 2 * one_step
+
     def test_the_first_baseline_of_one_camera_is_not_the_motion_of_an_image(self):
         world, odometry, positions = World(0.2), VisualOdometry(), []
         truth = iter(walk(80))
