@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,13 +62,18 @@ class Calibration:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a calibration as ROS's `camera_calibration` writes it, or Kalibr, EuRoC, ORB-SLAM or VINS-Fusion have it.
+    """The first camera of a file, see `read_calibrations`, also for what is raised."""
+    return read_calibrations(path)[0]
 
-    Or the first of a list `cameras`, whose entries have `width`, `height`, `fx`, `fy`, `cx`, `cy`, `distortion_model`
-    and `distortion`. Of Kalibr and ORB-SLAM it is the first camera.
+
+def read_calibrations(path: Path) -> list[Calibration]:
+    """Read the cameras of a calibration as Kalibr or ORB-SLAM write it, or ROS, EuRoC or VINS-Fusion of only one.
+
+    Or those of a list `cameras`, whose entries have `width`, `height`, `fx`, `fy`, `cx`, `cy`, `distortion_model` and
+    `distortion`.
 
     Raises:
-        CalibrationFileError: no such file, none of these, a number is missing, or the lens is of another kind.
+        CalibrationFileError: no such file, none of these, a number is missing, or a lens is of another kind.
     """
     content = read_yaml(path)
     reader = next((reader for sign, reader in _READERS.items() if sign in content), None)
@@ -104,10 +110,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _pinhole(size: Sequence[Any], intrinsics: Sequence[Any], model: Any, distortion: Sequence[Any]) -> Calibration:
     """size: width, height; intrinsics: fx, fy, cx, cy, pixels."""
+    _check_model(model)
     width, height = (int(side) for side in size)
     fx, fy, cx, cy = (float(number) for number in intrinsics)
-    if model not in _MODELS:
-        raise ValueError(f"lens model '{model}' is not known; known are {', '.join(_MODELS)}")
     d = [float(value) for value in distortion]
     if _MODELS[model] == 'plumb_bob':
         d += [0.0] * (5 - len(d))
@@ -119,14 +124,26 @@ def _pinhole(size: Sequence[Any], intrinsics: Sequence[Any], model: Any, distort
     )  # fmt: skip
 
 
-def _from_list(content: dict[str, Any]) -> Calibration:
-    camera = content['cameras'][0]
-    numbers = [camera[name] for name in ('fx', 'fy', 'cx', 'cy')]
-    return _pinhole([camera['width'], camera['height']], numbers, camera['distortion_model'], camera['distortion'])
+def _check_model(model: Any) -> None:
+    if model not in _MODELS:
+        raise ValueError(f"lens model '{model}' is not known; known are {', '.join(_MODELS)}")
 
 
-def _from_ros(content: dict[str, Any]) -> Calibration:
-    fx, _, cx, _, fy, cy, *_ = k = content['camera_matrix']['data']
+def _from_list(content: dict[str, Any]) -> list[Calibration]:
+    return [
+        _pinhole(
+            [camera['width'], camera['height']],
+            [camera[name] for name in ('fx', 'fy', 'cx', 'cy')],
+            camera['distortion_model'],
+            camera['distortion'],
+        )
+        for camera in content['cameras']
+    ]
+
+
+def _from_ros(content: dict[str, Any]) -> list[Calibration]:
+    k = np.array(content['camera_matrix']['data'], np.float64).reshape(9)
+    fx, _, cx, _, fy, cy, *_ = k
     d = content['distortion_coefficients']['data']
     size = content['image_width'], content['image_height']
     plain = _pinhole(size, (fx, fy, cx, cy), content['distortion_model'], d)
@@ -134,42 +151,63 @@ def _from_ros(content: dict[str, Any]) -> Calibration:
         np.array(content[name]['data'], np.float64).reshape(default.shape) if name in content else default
         for name, default in (('rectification_matrix', plain.r), ('projection_matrix', plain.p))
     )
-    return Calibration(plain.width, plain.height, plain.distortion_model, plain.d, np.array(k, np.float64), r, p)
+    return [Calibration(plain.width, plain.height, plain.distortion_model, plain.d, k, r, p)]
 
 
-def _from_kalibr(content: dict[str, Any]) -> Calibration:
-    camera = content['cam0']
-    if camera['camera_model'] != 'pinhole':
-        raise ValueError(f"camera_model '{camera['camera_model']}' is no pinhole")
-    return _pinhole(camera['resolution'], camera['intrinsics'], camera['distortion_model'], camera['distortion_coeffs'])
+def _from_kalibr(content: dict[str, Any]) -> list[Calibration]:
+    cameras = [content[name] for name in _numbered(content, 'cam{}', first=0)]
+    for camera in cameras:
+        if camera['camera_model'] != 'pinhole':
+            raise ValueError(f"camera_model '{camera['camera_model']}' is no pinhole")
+    return [
+        _pinhole(camera['resolution'], camera['intrinsics'], camera['distortion_model'], camera['distortion_coeffs'])
+        for camera in cameras
+    ]
 
 
-def _from_euroc(content: dict[str, Any]) -> Calibration:
-    return _pinhole(
-        content['resolution'], content['intrinsics'], content['distortion_model'], content['distortion_coefficients']
-    )
+def _from_euroc(content: dict[str, Any]) -> list[Calibration]:
+    return [
+        _pinhole(
+            content['resolution'],
+            content['intrinsics'],
+            content['distortion_model'],
+            content['distortion_coefficients'],
+        )
+    ]
 
 
-def _from_orb_slam(content: dict[str, Any]) -> Calibration:
-    camera = 'Camera1' if 'Camera1.fx' in content else 'Camera'
+def _from_orb_slam(content: dict[str, Any]) -> list[Calibration]:
     size = content['Camera.width'], content['Camera.height']
     model = content.get('Camera.type', 'PinHole')
     names = ('k1', 'k2', 'k3', 'k4') if model == 'KannalaBrandt8' else ('k1', 'k2', 'p1', 'p2', 'k3')
-    distortion = [content.get(f'{camera}.{name}', 0.0) for name in names]
-    return _pinhole(size, [content[f'{camera}.{name}'] for name in ('fx', 'fy', 'cx', 'cy')], model, distortion)
+    return [
+        _pinhole(
+            size,
+            [content[f'{camera}.{name}'] for name in ('fx', 'fy', 'cx', 'cy')],
+            model,
+            [content.get(f'{camera}.{name}', 0.0) for name in names],
+        )
+        for camera in [name[: -len('.fx')] for name in _numbered(content, 'Camera{}.fx', first=1)] or ['Camera']
+    ]
 
 
-def _from_vins(content: dict[str, Any]) -> Calibration:
+def _from_vins(content: dict[str, Any]) -> list[Calibration]:
     size, model = (content['image_width'], content['image_height']), content['model_type']
+    _check_model(model)
     numbers = content['projection_parameters']
     if model == 'KANNALA_BRANDT':
         intrinsics = [numbers[name] for name in ('mu', 'mv', 'u0', 'v0')]
-        return _pinhole(size, intrinsics, model, [numbers[name] for name in ('k2', 'k3', 'k4', 'k5')])
+        return [_pinhole(size, intrinsics, model, [numbers[name] for name in ('k2', 'k3', 'k4', 'k5')])]
     distortion = [content['distortion_parameters'][name] for name in ('k1', 'k2', 'p1', 'p2')]
-    return _pinhole(size, [numbers[name] for name in ('fx', 'fy', 'cx', 'cy')], model, distortion)
+    return [_pinhole(size, [numbers[name] for name in ('fx', 'fy', 'cx', 'cy')], model, distortion)]
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Calibration]] = {  # by a name that only their files have
+def _numbered(content: dict[str, Any], name: str, first: int) -> list[str]:
+    """The names that are there, with a number in the place of {}, from the first on without a gap."""
+    return list(takewhile(content.__contains__, map(name.format, count(first))))
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], list[Calibration]]] = {  # by a name that only their files have
     'cameras': _from_list,
     'cam0': _from_kalibr,
     'projection_parameters': _from_vins,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from superpoint_ros.calibrations import CalibrationFileError, read_calibration
+from superpoint_ros.calibrations import CalibrationFileError, read_calibration, read_calibrations
 from superpoint_ros.camera import Camera
 
 FX, FY, CX, CY = 458.654, 457.296, 367.215, 248.375
@@ -147,6 +147,21 @@ def test_a_fisheye_is_the_same_in_all_files(tmp_path, system):
     np.testing.assert_array_equal(camera.distortion, FISHEYE)
 
 
+def test_the_cameras_of_one_file_come_in_their_order(tmp_path):
+    kalibr = FISHEYE_FILES['Kalibr']
+    orb_slam = PINHOLE_FILES['ORB-SLAM3']
+    files = {
+        'chain.yaml': kalibr + kalibr.replace('cam0', 'cam1').replace('458.654', '300') + 'cam3: {}\n',
+        'pair.yaml': orb_slam + '\n'.join(
+            line.replace('Camera1', 'Camera2').replace('458.654', '300')
+            for line in orb_slam.splitlines() if line.startswith('Camera1')
+        ),
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        assert [found.k[0] for found in read_calibrations(tmp_path / name)] == [FX, 300]
+
+
 def test_the_rectification_of_ros_is_kept(tmp_path):
     text = PINHOLE_FILES['camera_calibration'].replace('[458.654, 0, 367.215, 0, 0,', '[400, 0, 320, -44, 0,')
     camera = camera_of(text.replace('[1, 0, 0, 0, 1, 0, 0, 0, 1]', '[0, 1, 0, -1, 0, 0, 0, 0, 1]'), tmp_path)
@@ -159,6 +174,8 @@ def test_the_rectification_of_ros_is_kept(tmp_path):
     [
         (PINHOLE_FILES['Kalibr'].replace('camera_model: pinhole', 'camera_model: omni'), "'omni' is no pinhole"),
         (PINHOLE_FILES['VINS-Fusion'].replace('PINHOLE', 'MEI'), "lens model 'MEI' is not known; known are"),
+        ('model_type: MEI\nimage_width: 8\nimage_height: 8\nprojection_parameters: {gamma1: 1}', "'MEI' is not known"),
+        (PINHOLE_FILES['camera_calibration'].replace(', 0, 0, 1]', ']', 1), 'cannot reshape'),
         (PINHOLE_FILES['ORB-SLAM2'].replace('Camera.width', 'Camera.fps'), "lacks or garbles 'Camera.width'"),
         (PINHOLE_FILES['EuRoC'].replace('458.654', 'wide'), 'wide'),
         ('just: words', 'VINS-Fusion have'),

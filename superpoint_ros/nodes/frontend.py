@@ -26,7 +26,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from superpoint_ros.calibrations import read_calibration
+from superpoint_ros.calibrations import Calibration, CalibrationFileError, read_calibrations
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
@@ -170,9 +170,23 @@ class FrontendNode(LifecycleNode):
         """What a camera has of its own."""
         outputs = self._make_outputs(name)
         self._outputs.append(outputs)
-        mask, calibration = (self._values[what].replace('{camera}', name) for what in ('mask', 'calibration'))
-        given = read_calibration(Path(calibration).expanduser()) if calibration else None
-        return Channel(name, outputs, Statistics(self._paired), _read_mask(mask), self.get_logger(), given)
+        mask = _read_mask(self._values['mask'].replace('{camera}', name))
+        return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger(), self._given_calibration(name))
+
+    def _given_calibration(self, name: str) -> Calibration | None:
+        """What a file has in place of `camera_info`: one of the camera's own, or in its place among all cameras'."""
+        path = self._values['calibration']
+        if not path:
+            return None
+        found = read_calibrations(Path(path.replace('{camera}', name)).expanduser())
+        if '{camera}' in path or len(self._cameras) == 1:
+            return found[0]
+        if len(found) != len(self._cameras):
+            raise CalibrationFileError(
+                f'The calibration {path} is of {len(found)}, and there are {len(self._cameras)} cameras: '
+                f'{", ".join(self._cameras)}. Name a file of each, with {{camera}} for its name.'
+            )
+        return found[self._cameras.index(name)]
 
     def _make_outputs(self, name: str) -> Outputs:
         return Outputs(self, topic_prefix(name))

@@ -216,7 +216,7 @@ PARAMETERS = (
 )
 _OF_CAMERAS = {
     'mask': "Picture that is black where no keypoints are wanted; {camera} is the camera's name; '' is none.",
-    'calibration': "Calibrations (YAML) in place of `camera_info`; {camera} is the camera's name; '' is none.",
+    'calibration': "File of each camera, {camera} its name, or of all in order, in place of `camera_info`; '' is none.",
 }
 _COMMON = tuple(replace(each, description=_OF_CAMERAS.get(each.name, each.description)) for each in PARAMETERS)
 

@@ -167,6 +167,27 @@ class TestEight:
         rig.spin_for(0.5)
         answers(rig, publish(rig, names=('front', 'back')))
 
+    def test_one_file_has_the_calibrations_of_all_cameras_in_their_order(self, rig, active, tmp_path):
+        path, focals = tmp_path / 'rig.yaml', {'back': 150, 'front': 300}
+        cameras = [
+            f'cam{place}: {{camera_model: pinhole, distortion_model: radtan, distortion_coeffs: [0, 0, 0, 0], '
+            f'intrinsics: [{focal}, {focal}, 0, 0], resolution: [{WIDTH}, {HEIGHT}]}}\n'
+            for place, focal in enumerate(focals.values())
+        ]
+        assert rig.change_state('deactivate')
+        assert rig.change_state('cleanup')
+        assert rig.set(cameras=list(focals), calibration=str(path)) == ''
+        path.write_text(cameras[0])
+        assert not rig.change_state('configure')
+        assert 'is of 1, and there are 2 cameras: back, front.' in rig.diagnostics()[1]
+        path.write_text(''.join(cameras))
+        assert rig.change_state('configure')
+        assert rig.change_state('activate')
+        rig.spin_until(rig.images['front'].get_subscription_count, 'the front-end to listen')
+        rig.spin_for(0.5)
+        for name, features in answers(rig, publish(rig, names=tuple(focals))).items():
+            np.testing.assert_allclose(features.rays[:, :2], features.keypoints / focals[name], atol=1e-4)
+
     def test_a_signal_ends_it_cleanly(self, rig, active):
         publish(rig)
         assert active.interrupt() == 0
