@@ -22,10 +22,18 @@ from ros_processes import PATIENCE, Camera, scene
 from sensor_msgs.msg import PointCloud2
 
 from superpoint_ros.nodes.middleware import fast_dds_environment
+from superpoint_ros.nodes.parameters import ParameterError
 from superpoint_ros.nodes.settings import PARAMETERS, RIG_PARAMETERS, STEREO_PARAMETERS
 from superpoint_ros.share import share_directory
 
 CONFIG, LAUNCH = share_directory() / 'config', share_directory() / 'launch'
+
+
+OF_ONE, OF_ANOTHER = ({'ros__parameters': {'cameras': [name]}} for name in ('down', 'up'))
+OF_TWO_ROBOTS = {
+    '/other': {'superpoint_rig': {'ros__parameters': {'cameras': ['back']}}},
+    '/robot': {'superpoint_rig': {'ros__parameters': {'cameras': ['left']}}},
+}
 
 
 def flat(tree: dict, prefix: str = '') -> dict:
@@ -149,14 +157,33 @@ def test_topics_are_remapped_for_each_camera(camera, given, expected):
         ('', {'/**': {'superpoint_rig': {'ros__parameters': {'cameras': ['left', 'arm/left']}}}}, ['left', 'arm/left']),
         ('', {'/robot/superpoint_rig': {'ros__parameters': {'cameras': ['left']}}}, ['left']),
         ('', {'/**': {'ros__parameters': {'gather': 0.1}}}, ['front', 'left', 'right', 'back']),
+        ('', {'/**': {'ros__parameters': None}}, ['front', 'left', 'right', 'back']),
         ('', None, ['front', 'left', 'right', 'back']),
+        ('', OF_TWO_ROBOTS, ['left']),
+        ('', {'driver': OF_ONE, '/**/superpoint_rig': OF_ANOTHER}, ['up']),
+        ('', {'/*/superpoint_rig': OF_ONE, '/robot/superpoint_r*': OF_ANOTHER, '/superpoint_rig': OF_ONE}, ['up']),
     ],
 )
 def test_a_rigs_cameras_are_those_of_the_parameter_file_unless_named(tmp_path, cameras, content, expected):
     path = tmp_path / 'params.yaml'
-    path.write_text(yaml.safe_dump(content))
-    values = {'cameras': cameras, 'params_file': str(path)}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    values = {'cameras': cameras, 'params_file': str(path), 'namespace': 'robot'}
     assert load('rig.launch.py').names(values) == expected
+
+
+@pytest.mark.parametrize(
+    ('cameras', 'in_file', 'reason'),
+    [
+        ('front,left,', ['up'], "cameras has ''"),
+        ('', 'cam0', "a list of names, not 'cam0'"),
+        ('', [], 'one camera or more'),
+    ],
+)
+def test_what_are_no_names_of_cameras_is_said(tmp_path, cameras, in_file, reason):
+    path = tmp_path / 'params.yaml'
+    path.write_text(yaml.safe_dump({'superpoint_rig': {'ros__parameters': {'cameras': in_file}}}))
+    with pytest.raises(ParameterError, match=reason):
+        load('rig.launch.py').names({'cameras': cameras, 'params_file': str(path), 'namespace': ''})
 
 
 @pytest.mark.parametrize('name', ['frontend.launch.py', 'stereo.launch.py', 'rig.launch.py', 'demo.launch.py'])
