@@ -58,13 +58,14 @@ class Walk:
         return messages
 
 
-def write_bag(path: Path, features: dict[str, list[PointCloud2]], infos: dict[str, CameraInfo]) -> Path:
+def write_bag(path: Path, features: dict[str, list[PointCloud2]], infos: dict[str, list[CameraInfo]]) -> Path:
     """A bag with these topics."""
     types = get_typestore(Stores.ROS2_JAZZY)
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        for topic, info in infos.items():
+        for topic, given in infos.items():
             connection = writer.add_connection(topic, 'sensor_msgs/msg/CameraInfo', typestore=types)
-            writer.write(connection, 1, serialize_message(info))
+            for info in given:
+                writer.write(connection, 1, serialize_message(info))
         for topic, messages in features.items():
             connection = writer.add_connection(topic, 'sensor_msgs/msg/PointCloud2', typestore=types)
             for index, message in enumerate(messages):

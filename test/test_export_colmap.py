@@ -9,11 +9,15 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 
 from feature_bags import PERIOD_NS, K, Walk, camera_info, some_cloud, write_bag
-from std_msgs.msg import String
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header, String
 
 from superpoint_ros.camera import Camera
+from superpoint_ros.exports import colmap
 from superpoint_ros.exports.colmap import ExportError, ExportSettings, colmap_camera, export, main, pairs
 from superpoint_ros.exports.recorded import read_recorded
+from superpoint_ros.frontend import Frontend
+from superpoint_ros.messages import encode_features
 from superpoint_ros.recordings import RecordingError
 
 pycolmap = pytest.importorskip('pycolmap', reason='an optional extra')
@@ -40,7 +44,9 @@ def messages(walk):
 
 @pytest.fixture(scope='module')
 def bag(messages, tmp_path_factory):
-    return write_bag(tmp_path_factory.mktemp('bags') / 'bag', {'/features': messages}, {'/camera_info': camera_info()})
+    return write_bag(
+        tmp_path_factory.mktemp('bags') / 'bag', {'/features': messages}, {'/camera_info': [camera_info()]}
+    )
 
 
 @pytest.fixture(scope='module')
@@ -111,6 +117,19 @@ class TestDatabase:
             opened.read_two_view_geometry(ids[0], ids[5]).inlier_matches
         )
         opened.close()
+
+    def test_an_export_that_is_stopped_leaves_the_one_before(self, bag, tmp_path, monkeypatch):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        main([str(bag), str(tmp_path), '--every', '2'])
+        before = (tmp_path / 'database.db').read_bytes()
+        monkeypatch.setattr(colmap, '_write_pair', stop)
+        with pytest.raises(SystemExit) as stopped:
+            main([str(bag), str(tmp_path)])
+        assert stopped.value.code == 130
+        assert [path.name for path in tmp_path.iterdir()] == ['database.db']
+        assert (tmp_path / 'database.db').read_bytes() == before
 
     def test_pairs_with_too_few_inliers_are_left_out(self, database, bag, tmp_path):
         opened = pycolmap.Database.open(database)
@@ -186,7 +205,7 @@ class TestRecorded:
         two = {'/left/features': messages[:2], '/right/features': messages[2:5], '/points': [some_cloud()]}
         other = camera_info()
         other.width = 100
-        infos = {'/left/camera_info': other, '/right/camera_info': camera_info()}
+        infos = {'/left/camera_info': [other], '/right/camera_info': [camera_info()]}
         bag = write_bag(tmp_path / 'bag', two, infos)
         with pytest.raises(RecordingError, match='/left/features, /right/features'):
             read_recorded(bag)
@@ -201,16 +220,16 @@ class TestRecorded:
 
     def test_no_other_cameras_calibration_is_taken(self, messages, tmp_path):
         two = {'/robot/left/features': messages[:2], '/robot/right/features': messages[2:5]}
-        bag = write_bag(tmp_path / 'bag', two, {'/robot/right/camera_info': camera_info()})
+        bag = write_bag(tmp_path / 'bag', two, {'/robot/right/camera_info': [camera_info()]})
         assert read_recorded(bag, '/robot/left/features').camera is None
         assert read_recorded(bag, '/robot/right/features').camera is not None
 
     def test_the_picture_of_the_keypoints_is_found_by_their_rays(self, messages, tmp_path):
         """Features of rectified pictures come with the calibration of the raw ones."""
         lens = camera_info('plumb_bob', (-0.2, 0.05, 0.0, 0.0, 0.0))
-        bag = write_bag(tmp_path / 'bag', {'/features': messages}, {'/camera_info': lens})
+        bag = write_bag(tmp_path / 'bag', {'/features': messages}, {'/camera_info': [lens]})
         assert read_recorded(bag).camera.model == 'none'
-        raw = write_bag(tmp_path / 'raw', {'/features': messages}, {'/camera_info': camera_info()})
+        raw = write_bag(tmp_path / 'raw', {'/features': messages}, {'/camera_info': [camera_info()]})
         np.testing.assert_allclose(read_recorded(raw).camera.K, K)
 
     @pytest.mark.parametrize(
@@ -219,7 +238,7 @@ class TestRecorded:
     )
     def test_what_is_missing_is_said(self, messages, tmp_path, features, infos, reason):
         bag = write_bag(
-            tmp_path / 'bag', dict.fromkeys(features, messages[:1]), {'/camera_info': camera_info()} if infos else {}
+            tmp_path / 'bag', dict.fromkeys(features, messages[:1]), {'/camera_info': [camera_info()]} if infos else {}
         )
         with pytest.raises(SystemExit, match=reason):
             main([str(bag), str(tmp_path / 'out')])
@@ -228,12 +247,12 @@ class TestRecorded:
         other = Walk(1)
         other.descriptors = np.pad(other.descriptors, [(0, 0), (0, 16)])
         features = [*other.messages(), *messages[1:3]]
-        bag = write_bag(tmp_path / 'bag', {'/features': features}, {'/camera_info': camera_info()})
+        bag = write_bag(tmp_path / 'bag', {'/features': features}, {'/camera_info': [camera_info()]})
         with pytest.raises(SystemExit, match='32 and 48 values'):
             main([str(bag), str(tmp_path / 'out')])
 
     def test_frames_that_show_nothing_in_common_are_an_error(self, messages, tmp_path):
-        bag = write_bag(tmp_path / 'bag', {'/features': messages[:1]}, {'/camera_info': camera_info()})
+        bag = write_bag(tmp_path / 'bag', {'/features': messages[:1]}, {'/camera_info': [camera_info()]})
         with pytest.raises(SystemExit, match='no two frames'):
             main([str(bag), str(tmp_path / 'out')])
 
@@ -249,6 +268,18 @@ class TestRecorded:
         with pytest.warns(UserWarning, match='/features.*is damaged.*left out'):
             frames = read_recorded(bag).frames
         assert [frame.stamp_ns for frame in frames] == [PERIOD_NS, 3 * PERIOD_NS]
+
+    def test_a_calibration_that_is_none_does_not_hide_the_one_after_it(self, messages, tmp_path):
+        infos = [CameraInfo(width=640, height=480), camera_info()]
+        bag = write_bag(tmp_path / 'bag', {'/features': messages[:1]}, {'/camera_info': infos})
+        np.testing.assert_allclose(read_recorded(bag).camera.K, K)
+
+    def test_a_calibration_that_the_node_did_not_use_is_told_of(self, walk, tmp_path):
+        frontend = Frontend(None)
+        features = encode_features(frontend.advance(walk.features(0), (640, 480), 1), Header(), 'int8')
+        bag = write_bag(tmp_path / 'bag', {'/features': [features]}, {'/camera_info': [camera_info()]})
+        with pytest.warns(UserWarning, match='did not use this calibration of 640 x 480 pixels'):
+            read_recorded(bag)
 
     def test_a_bag_that_is_cut_off_gives_what_there_is(self, bag, tmp_path):
         [file] = bag.glob('*.mcap')

@@ -155,6 +155,8 @@ def test_descriptors_that_are_all_the_same_are_one_word():
 def test_nothing_to_learn_from():
     with pytest.raises(ValueError, match='no descriptors'):
         build_vocabulary([np.zeros((0, 8), np.float32)])
+    with pytest.raises(ValueError, match='One image'):
+        build_vocabulary([np.eye(8, dtype=np.float32)])
 
 
 def test_the_same_seed_gives_the_same_tree(places):
@@ -165,7 +167,9 @@ def test_the_same_seed_gives_the_same_tree(places):
 
 def test_the_tree_does_not_depend_on_which_image_a_descriptor_is_of(places, monkeypatch):
     monkeypatch.setattr(vocabulary, 'MOST', 1000)
-    apart, together = (build_vocabulary(images, 4, 2) for images in (places[0], [np.concatenate(places[0])]))
+    apart, together = (
+        build_vocabulary(images, 4, 2) for images in (places[0], [np.concatenate(places[0]), places[0][0][:0]])
+    )
     np.testing.assert_array_equal(apart.parents, together.parents)
     np.testing.assert_array_equal(apart.descriptors, together.descriptors)
 
@@ -180,14 +184,14 @@ def test_more_descriptors_than_the_tree_is_made_from_take_no_more_memory(places,
 
 
 def test_the_command_on_a_bag(tmp_path, capsys):
-    bag = write_bag(tmp_path / 'bag', {'/features': Walk(5, points=100).messages()}, {'/camera_info': camera_info()})
+    bag = write_bag(tmp_path / 'bag', {'/features': Walk(5, points=100).messages()}, {'/camera_info': [camera_info()]})
     main([str(bag), str(tmp_path / 'vocabulary.yml'), '--branches', '4', '--levels', '2'])
     assert len(Reader(tmp_path / 'vocabulary.yml').word_of) == 16
     assert '16 words of 5 images' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='is no bag'):
         main([str(tmp_path / 'vocabulary.yml'), str(tmp_path / 'other.yml')])
     odd = write_bag(
-        tmp_path / 'odd', {'/features': Walk(5, points=100).messages()}, {'/camera_info': camera_info('omni')}
+        tmp_path / 'odd', {'/features': Walk(5, points=100).messages()}, {'/camera_info': [camera_info('omni')]}
     )
     main([str(odd), str(tmp_path / 'odd.yml'), '--branches', '4', '--levels', '2'])
     assert (tmp_path / 'odd.yml').read_bytes() == (tmp_path / 'vocabulary.yml').read_bytes()

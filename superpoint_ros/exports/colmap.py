@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from superpoint_ros.camera import Camera, CameraError
+from superpoint_ros.camera import Camera
 from superpoint_ros.exports.recorded import RecordedFeatures, read_recorded
 from superpoint_ros.features import Features
 from superpoint_ros.matching import MatchSettings, match, verify
-from superpoint_ros.messages import FeatureCloud, MessageError, dequantise
-from superpoint_ros.recordings import RecordingError
+from superpoint_ros.messages import FeatureCloud, dequantise
 
 HALF_A_PIXEL = 0.5
 """COLMAP has the middle of the top left pixel at (0.5, 0.5), and here it is (0, 0)."""
@@ -67,10 +67,8 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
         raise ExportError('The bag has no calibration beside `features`: record `camera_info`, or name its topic.')
     lens = colmap_camera(recorded.camera)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATABASE).unlink(missing_ok=True)
     frames = recorded.frames
-    database = pycolmap.Database.open(folder / DATABASE)
-    try:
+    with _new_database(folder / DATABASE) as database:
         camera_id = database.write_camera(lens)
         sensor = pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id)
         rig = pycolmap.Rig()
@@ -86,8 +84,6 @@ def export(recorded: RecordedFeatures, folder: Path, settings: ExportSettings) -
             if len(inliers) >= settings.fewest:
                 _write_pair(database, image_ids[earlier], image_ids[later], inliers)
                 written += 1
-    finally:
-        database.close()
     return {'images': len(frames), 'pairs': written}
 
 
@@ -117,6 +113,22 @@ def colmap_camera(camera: Camera) -> Any:
         params=[fx, fy, cx + HALF_A_PIXEL, cy + HALF_A_PIXEL, *distortion],
         has_prior_focal_length=True,
     )
+
+
+@contextmanager
+def _new_database(path: Path) -> Iterator[Any]:
+    """An empty one, which takes the place of a former one when all is written."""
+    partial = path.with_name(f'{path.name}.partial')
+    partial.unlink(missing_ok=True)
+    database = _pycolmap().Database.open(partial)
+    try:
+        yield database
+    except BaseException:
+        database.close()
+        partial.unlink()
+        raise
+    database.close()
+    partial.replace(path)
 
 
 def _write_image(database: Any, frame: FeatureCloud, camera_id: int, sensor: Any, rig_id: int) -> int:
@@ -165,7 +177,7 @@ def _pycolmap() -> Any:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Export a bag; ends with status 1 and a message when it can't."""
+    """Export a bag; ends with status 1 and a message when it can't, and 130 when it is interrupted."""
     defaults = ExportSettings()
     parser = argparse.ArgumentParser(prog='export_colmap', description=__doc__)
     parser.add_argument('bag', type=Path, help='bag with `features` and `camera_info`')
@@ -184,8 +196,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         recorded = read_recorded(options.bag, options.topic, options.camera_info_topic, options.every)
         counts = export(recorded, options.out, settings)
-    except (ExportError, RecordingError, CameraError, MessageError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'export_colmap: {error}')
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(f'{options.out / DATABASE}: {counts["images"]} images, {counts["pairs"]} verified pairs.')
     if not counts['pairs']:
         sys.exit('export_colmap: no two frames show the same: there is nothing to reconstruct.')

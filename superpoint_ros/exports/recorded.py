@@ -65,13 +65,16 @@ def read_recorded(
     info = None
     for name, message in _messages(bag, {topic, info_topic}):
         if name != topic:
-            info = info or message
+            info = message if info is None and any(message.k) else info
         elif (stamp := stamp_ns(message.header.stamp)) not in stamps:
             if len(stamps) % every == 0:
                 frames.append(read_features(message, dequantised=False))
             stamps.add(stamp)
     if not frames:
-        raise RecordingError(f'{path} holds no messages on {topic}; it does on {", ".join(found) or "no features"}.')
+        others = ', '.join(name for name in found if name != topic)
+        raise RecordingError(
+            f'{path} holds no messages on {topic}{f"; others of features are {others}" * bool(others)}.'
+        )
     lengths = sorted({frame.descriptors.shape[1] for frame in frames})
     if len(lengths) > 1:
         raise RecordingError(
@@ -109,6 +112,12 @@ def _seen_through(camera: Camera, frames: list[FeatureCloud]) -> Camera:
     rays = np.concatenate([frame.rays for frame in sample])
     keypoints = np.concatenate([frame.keypoints for frame in sample])
     known = np.isfinite(rays).all(axis=1)
+    if not known.any():
+        warnings.warn(
+            f'No feature has a ray: the node did not use this calibration of {camera.width} x {camera.height} pixels. '
+            'Is it of another size or camera?',
+            stacklevel=3,
+        )
     off = [np.abs(c.rays(keypoints[known]) - rays[known]).max(axis=1) for c in (camera, camera.rectified)]
     raw, rectified = (np.nan_to_num(error, nan=np.inf) for error in off)
     return camera.rectified if (rectified < raw).sum() > (raw <= _SAME_RAY).sum() else camera

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from superpoint_ros.exports.recorded import read_recorded
+from superpoint_ros.files import write_whole
 from superpoint_ros.messages import dequantise
 
 BRANCHES, LEVELS = 10, 4
@@ -66,11 +67,13 @@ def build_vocabulary(
     """The vocabulary of images' descriptors, each [M, D] float32 or int8. The same seed gives the same tree.
 
     Raises:
-        ValueError: there are no descriptors.
+        ValueError: there are no descriptors, or those of one image alone, in which all words are as rare.
     """
     total = sum(map(len, images))
     if not total:
         raise ValueError('There are no descriptors to make a vocabulary of.')
+    if len(images) < 2:
+        raise ValueError('One image does not tell which words are rare: record more, of many places.')
     every = -(-total // MOST)
     ends = accumulate(map(len, images))
     chosen = [image[(len(image) - end) % every :: every] for image, end in zip(images, ends, strict=True)]
@@ -96,8 +99,7 @@ def build_vocabulary(
 
 def write_dbow3(vocabulary: Vocabulary, path: Path) -> None:
     """Write the layout of DBoW3's `Vocabulary::save` to a .yml file: OpenCV's YAML, float descriptors, tf-idf, L1."""
-    with path.open('w') as file:
-        file.writelines(_yaml(vocabulary))
+    write_whole(path, ''.join(_yaml(vocabulary)).encode())
 
 
 def _yaml(vocabulary: Vocabulary) -> Iterator[str]:
@@ -150,7 +152,7 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Export a bag's vocabulary; ends with status 1 and a message when it can't."""
+    """Export a bag's vocabulary; ends with status 1 and a message when it can't, and 130 when it is interrupted."""
     parser = argparse.ArgumentParser(prog='export_vocabulary', description=__doc__)
     parser.add_argument('bag', type=Path, help='bag with `features`')
     parser.add_argument('out', type=Path, help='file to write; DBoW3 wants its name to end in .yml')
@@ -166,6 +168,8 @@ def main(args: list[str] | None = None) -> None:
         write_dbow3(vocabulary, options.out)
     except (ValueError, OSError) as error:
         sys.exit(f'export_vocabulary: {error}')
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(f'{options.out}: {len(vocabulary.words)} words of {len(frames)} images.')
 
 
