@@ -1,5 +1,6 @@
 """What the front-end sees of an image, as its calibration and mask say."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ pytest.importorskip('rclpy', reason='needs the ROS messages')
 
 from sensor_msgs.msg import CameraInfo
 
-from superpoint_ros.nodes.optics import RECTIFICATIONS, Optics
+from superpoint_ros.nodes.optics import RECTIFICATIONS, Optics, read_mask
 
 WIDTH, HEIGHT = 160, 120
 PIXELS = np.float32([[0, 0], [80, 60], [159, 119]])
@@ -116,6 +117,14 @@ def test_a_mask_of_another_size_is_not_used_and_said():
     assert eyes.view(picture(), 'raw').mask is None
     assert eyes.warning == 'The mask has 160x60 pixels, the images have 160x120: it is not used.'
     assert notices == ['mask of another size: The mask has 160x60 pixels, the images have 160x120: it is not used.']
+
+
+@pytest.mark.parametrize(('name', 'white'), [('mask.jpg', 255), ('mask.png', 255), ('mask.png', 1)])
+def test_a_mask_is_what_was_drawn_in_whatever_format(tmp_path, name, white):
+    drawn = np.full((120, 160), white, np.uint8)
+    cv2.ellipse(drawn, (70, 60), (45, 30), 20, 0, 360, 0, -1)
+    cv2.imwrite(str(tmp_path / name), drawn)
+    np.testing.assert_array_equal(read_mask(str(tmp_path / name)) != 0, drawn != 0)
 
 
 def test_a_mask_is_rectified_with_its_image():

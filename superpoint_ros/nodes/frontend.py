@@ -11,8 +11,6 @@ from threading import Thread
 from time import monotonic
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
@@ -33,6 +31,7 @@ from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.inputs import Inputs
+from superpoint_ros.nodes.optics import read_mask
 from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
@@ -170,7 +169,7 @@ class FrontendNode(LifecycleNode):
         """What a camera has of its own."""
         outputs = self._make_outputs(name)
         self._outputs.append(outputs)
-        mask = _read_mask(self._values['mask'].replace('{camera}', name))
+        mask = read_mask(self._values['mask'].replace('{camera}', name))
         return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger(), self._given_calibration(name))
 
     def _given_calibration(self, name: str) -> Calibration | None:
@@ -324,16 +323,6 @@ class FrontendNode(LifecycleNode):
         if self._inputs:
             state, warning = 'Active.', ' '.join(filter(None, [*self._warnings(), pipeline.warning]))
         self._diagnostics.publish(hardware, pipeline.problem, warning, state, values)
-
-
-def _read_mask(path: str) -> np.ndarray | None:
-    """[H, W] uint8 of a picture file; None for ''."""
-    if not path:
-        return None
-    mask = cv2.imread(str(Path(path).expanduser()), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise ParameterError(f"The mask '{path}' is no picture that can be read.")
-    return mask
 
 
 def main(args: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,9 +12,24 @@ import numpy as np
 
 from superpoint_ros.calibrations import Calibration
 from superpoint_ros.camera import Camera, CameraError
+from superpoint_ros.nodes.parameters import ParameterError
 
 RECTIFICATIONS = ('raw', 'rectify', 'rectified')
 UNCALIBRATED = 'uncalibrated'
+
+
+def read_mask(path: str) -> np.ndarray | None:
+    """[H, W] uint8 of a picture file, 0 where it is rather dark, since JPEG's black is not quite; None for ''.
+
+    Raises:
+        ParameterError: it can't be read.
+    """
+    if not path:
+        return None
+    mask = cv2.imread(str(Path(path).expanduser()), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise ParameterError(f"The mask '{path}' is no picture that can be read.")
+    return np.uint8(255) * (mask > mask.max() / 2)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time_ns
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
@@ -146,6 +146,7 @@ class Replay(Node):
         rate = self._settings['rate'] or float('inf')
         began = due = monotonic()
         stamps: list[int] = []
+        played = 0
         try:
             for shot in recording:
                 if not stamps:  # what it took to open the recording is not to be caught up on in a burst
@@ -156,28 +157,29 @@ class Replay(Node):
                     self.get_logger().warning(f'The stamps jump by {step:.1f} s, which is not waited for.')
                 self._spin_until(due)
                 stamps.append(shot.stamp_ns)
-                self._publish(shot, shift_ns)
+                played += self._publish(shot, shift_ns)
         except CutShortError as error:
             self.get_logger().warning(str(error))
         if not stamps:
             raise RecordingError(f'There are no images in {recording}.')
         seconds = monotonic() - began
-        self.get_logger().info(f'Played {len(stamps)} images in {seconds:.1f} s.')
+        self.get_logger().info(f'Played {played} images in {seconds:.1f} s.')
         period = max(1, int(np.median(np.diff(stamps)))) if len(stamps) > 1 else 1_000_000_000
         return due + period * 1e-9 / rate, max(stamps) - min(stamps) + period
 
-    def _publish(self, shot: Shot, shift_ns: int) -> None:
+    def _publish(self, shot: Shot, shift_ns: int) -> bool:
+        """Whether the image could be read."""
         image = shot.image
         if self._settings['image_transport'] == 'raw' and isinstance(image, CompressedImage):
             try:
                 image = decompress(image)
             except RecordingError as error:
                 self.get_logger().warning(f'Skipped: {error}')
-                return
+                return False
         elif self._settings['image_transport'] == 'compressed' and isinstance(image, Image):
             raise RecordingError('These images are not compressed: leave image_transport at raw.')
-        now = self._settings['stamps'] == 'now'
-        image.header.stamp = stamp = self.get_clock().now().to_msg() if now else time_of(shot.stamp_ns + shift_ns)
+        now = self._settings['stamps'] == 'now'  # not by the node's clock, which may wait for the /clock from here
+        image.header.stamp = stamp = time_of(time_ns() if now else shot.stamp_ns + shift_ns)
         if self._time:
             self._time.publish(Clock(clock=stamp))
         if shot.info is not None:
@@ -186,6 +188,7 @@ class Replay(Node):
         self._images.publish(image)
         if self._settings['rate'] == 0:
             self._wait_for_answer(stamp_ns(stamp))
+        return True
 
     def _wait_for_subscribers(self, count: int) -> None:
         answered = self._settings['rate'] == 0

@@ -156,7 +156,8 @@ class StereoNode(FrontendNode):
         warnings, stale_after = super()._warnings(), self._settings.stale_after
         since = monotonic() - self._last_pair
         both_come = all(channel.statistics.silence <= stale_after for channel in self._channels)
-        if self._pairing is not None and both_come and since > stale_after:
+        if self._pairing is not None and self._pipeline is not None and both_come and since > stale_after:
+            self._pipeline.warning = ''  # of the last pair
             left, right = self._pairing.waiting
             if left and right:
                 apart = min(abs(a - b) for a in left for b in right) * 1e-6

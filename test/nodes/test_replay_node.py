@@ -177,6 +177,16 @@ def test_the_first_picture_of_the_next_round_waits_for_its_time(replay, listen, 
     assert (np.diff(stamps(listener)) > 0.25e9).all()
 
 
+def test_the_time_of_publishing_does_not_wait_for_the_clock_that_it_makes(replay, listen, tmp_path):
+    before = time.time_ns()
+    process = replay(input=write_bag(tmp_path / 'bag'), stamps='now', clock='true', use_sim_time='true')
+    listener = listen()
+    listener.listen_to(process)
+    assert process.wait() == 0
+    assert min(stamps(listener)) > before
+    assert (np.diff(stamps(listener)) > 0).all()
+
+
 def test_compressed_pictures_are_passed_on_as_they_are(replay, listen, tmp_path):
     folder = tmp_path / 'pictures'
     folder.mkdir()
@@ -201,6 +211,7 @@ def test_a_picture_that_is_damaged_is_skipped_and_named(replay, listen, tmp_path
     assert process.wait() == 0
     assert len(listener.images) == 2
     assert 'Skipped' in process.log
+    assert 'Played 2 images' in process.log
 
 
 def test_a_truncated_bag_is_played_as_far_as_it_goes(replay, listen, tmp_path):

@@ -267,13 +267,15 @@ class TestBadInput:
         assert len(read_stereo_matches(rig.send(*stereo_scene())['stereo_matches'])) > 25
 
     def test_stamps_that_never_pair_are_named_with_their_difference(self, rig, active):
-        rig.send(*stereo_scene())
-        before = rig.diagnostics()[2]
+        rig.send(*stereo_scene()[::-1])
+        _, warning, before = rig.diagnostics()
+        assert 'swapped' in warning  # which the last pair was
         assert rig.set(stale_after=1.0) == ''
         pair = stereo_scene()
         message = rig.warning_while(lambda: rig.publish(*pair, offset_ns=7_000_000), 'made a pair')
         assert rig.set(stale_after=30.0) == ''
         assert 'differ by 7.000 ms or more' in message
+        assert 'swapped' not in message
         assert 'pairing.slop' in message
 
         def counted() -> bool:
