@@ -1,6 +1,9 @@
 """How long each stage takes, next to plain code, SIFT and ORB in the same run; with --node, the node over DDS.
 
 python -m superpoint_ros.benchmark [--json] [--weights superpoint_small ...] [--device cuda] [--node]
+
+Pictures are windows that move over photographs of the package, or a recorded sequence, sequences/7scenes_redkitchen_a,
+in the folder that SUPERPOINT_DATA names.
 """
 
 from __future__ import annotations

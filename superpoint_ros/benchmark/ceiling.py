@@ -42,8 +42,8 @@ def measure_ceiling(engine: TorchEngine, batch: int) -> dict[str, Any]:
         'batch': batch,
         'gflop_an_image': round(operations / 1e9, 2),
         'images_per_second': round(batch / seconds, 1),
-        'tflops': round(reached, 3),
-        'ceiling_tflops': round(ceiling, 3),
+        'tflops': round(reached, 5),
+        'ceiling_tflops': round(ceiling, 5),
         'share': round(reached / ceiling, 3),
         'eager_ms': round(_time(engine.network, one, device) * 1e3, 3),
     }

@@ -20,12 +20,12 @@ SEQUENCE = 'sequences/7scenes_redkitchen_a/frames.tar'
 def load_pictures(count: int) -> tuple[list[np.ndarray], str]:
     """JPEG files as [K] uint8 arrays, 640 x 480, of a moving camera, and where they are from.
 
-    They are a recorded sequence under $SUPERPOINT_DATA (else ../shared/data beside the sources) where there is
-    one, else windows that move over the package's photographs.
+    They are a recorded sequence under $SUPERPOINT_DATA where there is one, else windows that move over the package's
+    photographs.
     """
-    data = Path(os.environ.get('SUPERPOINT_DATA', Path(__file__).resolve().parents[3] / 'shared' / 'data'))
-    if (data / SEQUENCE).is_file():
-        with tarfile.open(data / SEQUENCE) as archive:
+    recorded = Path(os.environ.get('SUPERPOINT_DATA', '')) / SEQUENCE
+    if recorded.is_file():
+        with tarfile.open(recorded) as archive:
             names = sorted(name for name in archive.getnames() if name.endswith('.jpg'))
             files = [archive.extractfile(name) for name in islice(cycle(names), count)]
             return [np.frombuffer(file.read(), np.uint8) for file in files if file], str(SEQUENCE)

@@ -61,7 +61,7 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
     if ceiling := result.get('ceiling'):
         lines.append(
             '{batch} at once through the network alone: {images_per_second} images a second, {share:.0%} of the '
-            '{ceiling_tflops} Tflop/s of a convolution; one image {eager_ms} ms'.format(**ceiling)
+            '{ceiling_tflops:.3g} Tflop/s of a convolution; one image {eager_ms} ms'.format(**ceiling)
         )
     return lines
 
