@@ -38,6 +38,7 @@ __all__ = ['evaluate_pair', 'evaluate_pairs', 'main']
 
 ERROR, SKIPPED = 1, 3
 """Exit statuses: nothing was measured; --strict, and some input was skipped."""
+DETECTORS = ('superpoint', 'sift', 'orb')
 
 
 def evaluate_pairs(
@@ -61,10 +62,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     inputs = parser.add_argument_group('inputs')
     inputs.add_argument('--pairs', type=Path, metavar='DIR', help="homography pairs in HPatches' layout")
     inputs.add_argument(
-        '--sequence', type=Path, nargs='+', default=[], metavar='DIR',
+        '--sequence', type=Path, nargs='+', action='extend', default=[], metavar='DIR',
         help='frames with poses: TUM RGB-D or EuRoC as downloaded, or timestamps.txt, poses.txt, intrinsics.yaml',
     )  # fmt: skip
-    inputs.add_argument('--gaps', type=int, nargs='+', help="frames between a sequence's pairs; default: 1 10 30")
+    inputs.add_argument(
+        '--gaps', type=int, nargs='+', action='extend', help="frames between a sequence's pairs; default: 1 10 30"
+    )
     inputs.add_argument('--intrinsics', type=Path, metavar='FILE', help="calibration in place of the sequences' own")
     inputs.add_argument('--recording', type=Path, metavar='PATH', help='bag, video or pictures without ground truth')
     inputs.add_argument(
@@ -77,11 +80,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     parser.add_argument('--protocol', choices=sorted(PROTOCOLS), help='of pairs and recordings; default: kp2d-320')
     parser.add_argument(
-        '--set', nargs='+', default=[], metavar='NAME=NUMBER', help='change the protocol, such as correct_distance=5'
-    )
+        '--set', nargs='+', action='extend', default=[], metavar='NAME=NUMBER',
+        help='change the protocol, such as correct_distance=5',
+    )  # fmt: skip
     parser.add_argument(
-        '--detectors', nargs='+', default=['superpoint', 'sift', 'orb'], metavar='NAME',
-        help=f'names or files of weights, or {", ".join(PEERS)}',
+        '--detectors', nargs='+', action='extend', metavar='NAME',
+        help=f'names or files of weights, or {", ".join(PEERS)}; default: {" ".join(DETECTORS)}',
     )  # fmt: skip
     parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels; default: 4')
     parser.add_argument(
@@ -160,7 +164,7 @@ def _detectors(options: argparse.Namespace, border: int, levels: int) -> list[Na
             engine=options.engine,
             precision=options.precision,
         )
-        for name in dict.fromkeys(options.detectors)
+        for name in dict.fromkeys(options.detectors or DETECTORS)
     ]
 
 

@@ -126,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 for an error."""
     parser = argparse.ArgumentParser(prog='publish', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('weights', help='a .safetensors file that `train` wrote; its name becomes the shipped name')
-    parser.add_argument('--results', nargs='*', type=Path, default=[], help='results.json of `evaluate`')
+    parser.add_argument(
+        '--results', nargs='*', action='extend', type=Path, default=[], help='results.json of `evaluate`'
+    )
     parser.add_argument('--data', required=True, help='what the training pictures are, and their terms')
     parser.add_argument('--folder', type=Path, default=WEIGHTS_DIRECTORY, help='default: the package')
     options = parser.parse_args(arguments)

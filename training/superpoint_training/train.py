@@ -61,7 +61,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
     parser.add_argument('--tensorboard', dest='logs', metavar='DIR', type=Path, help="folder for TensorBoard's files")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
-    parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='override the configuration')
+    parser.add_argument(
+        '--set', nargs='*', action='extend', default=[], metavar='KEY=VALUE', help='override the configuration'
+    )
     options = parser.parse_args(arguments)
     if options.out.suffix != '.safetensors':
         parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")

@@ -43,10 +43,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog='train_from_bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--bag', nargs='+', required=True, type=Path, metavar='PATH',
+        '--bag', nargs='+', action='extend', required=True, type=Path, metavar='PATH',
         help='rosbag2 folders or files, ROS 1 bags, videos, folders of pictures',
     )  # fmt: skip
-    parser.add_argument('--topic', nargs='+', metavar='NAME', help='image topics; default: the one with most')
+    parser.add_argument(
+        '--topic', nargs='+', action='extend', metavar='NAME', help='image topics; default: the one with most'
+    )
     parser.add_argument('--out', type=Path, help='weights to write (.safetensors)')
     parser.add_argument('--list', action='store_true', help='show the topics of the recordings, and stop')
     parser.add_argument('--plan', action='store_true', help='show what would be done, how long, how much disk; stop')
@@ -61,7 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint', help='default: superpoint')
     parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
     parser.add_argument(
-        '--blend', nargs='+', type=float, metavar='SHARE',
+        '--blend', nargs='+', action='extend', type=float, metavar='SHARE',
         help='of the way from the old weights to the trained ones, tried in this order until weights are better; '
         f'default: {" ".join(f"{share:g}" for share in Request.blend)}',
     )  # fmt: skip
@@ -92,8 +94,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ('set', 'the recipe'), ('harvest', 'the choice of frames'), ('labels', 'the labels'), ('proof', 'the proof'),
     ):  # fmt: skip
         parser.add_argument(
-            f'--{name}', nargs='+', default=[], metavar='KEY=VALUE', help=f'override settings of {what}'
-        )
+            f'--{name}', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+            help=f'override settings of {what}',
+        )  # fmt: skip
     options = parser.parse_args(arguments)
     if not options.list and options.out is None:
         parser.error('--out is needed: where to write the weights')
@@ -136,7 +139,7 @@ def make_request(options: argparse.Namespace) -> Request:
         harvest=from_mapping(HarvestConfig, overridden({}, options.harvest), '--harvest'),
         labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
         proof=from_mapping(ProofConfig, overridden({}, options.proof), '--proof'),
-        blend=tuple(options.blend or Request.blend),
+        blend=tuple(dict.fromkeys(options.blend or Request.blend)),
         short_side=options.short_side,
         rounds=options.rounds,
         minutes=options.minutes,

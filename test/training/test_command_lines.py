@@ -1,0 +1,50 @@
+"""The commands' options: each as often as one likes, and those refused that make no sense."""
+
+import pytest
+
+from superpoint_training import evaluate, label, publish, train, train_from_bag
+
+NEEDED = {
+    train_from_bag: ['--bag', 'a', '--out', 'w.safetensors'],
+    train: ['superpoint', '--config', 'c.yaml', '--out', 'w.safetensors', '--frames', 'f', '--labels', 'l.npz'],
+    label: ['--config', 'c.yaml', '--weights', 'w', '--frames', 'f', '--out', 'l.npz'],
+    evaluate: ['--out', 'o', '--sequence', 'a'],
+}
+
+
+@pytest.mark.parametrize(
+    ('command', 'option', 'first', 'second'),
+    [
+        (train_from_bag, 'bag', 'b', 'c'),
+        (train_from_bag, 'topic', '/left', '/right'),
+        (train_from_bag, 'blend', '1', '0.5'),
+        *((train_from_bag, name, 'x=1', 'y=2') for name in ('set', 'harvest', 'labels', 'proof')),
+        (train, 'set', 'x=1', 'y=2'),
+        (label, 'set', 'x=1', 'y=2'),
+        (evaluate, 'sequence', 'b', 'c'),
+        (evaluate, 'gaps', '1', '10'),
+        (evaluate, 'detectors', 'sift', 'orb'),
+    ],
+)
+def test_an_option_given_twice_is_all_that_was_given(command, option, first, second):
+    once, twice = (
+        getattr(command.parse([*NEEDED[command], *words]), option)
+        for words in ([f'--{option}', first, second], [f'--{option}', first, f'--{option}', second])
+    )
+    assert twice == once
+
+
+def test_options_of_the_protocol_may_be_given_one_by_one():
+    words = ['--pairs', 'p', '--set', 'keypoints=5', '--set', 'correct_distance=2', '--out', 'o']
+    assert evaluate.parse(words).set == ['keypoints=5', 'correct_distance=2']
+
+
+def test_a_share_of_the_way_is_tried_once():
+    words = ['--bag', 'a', '--out', 'w.safetensors', '--blend', '1', '1', '0.5']
+    assert train_from_bag.make_request(train_from_bag.parse(words)).blend == (1, 0.5)
+
+
+def test_results_are_published_of_every_file(monkeypatch, capsys):
+    monkeypatch.setattr(publish, 'publish', lambda _weights, results, *_: results)
+    assert publish.main(['superpoint', '--data', 'x', '--results', 'a', '--results', 'b']) == 0
+    assert capsys.readouterr().out == "[PosixPath('a'), PosixPath('b')]\n"
