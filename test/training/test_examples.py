@@ -242,9 +242,19 @@ def test_the_mix_of_a_recipe_names_its_sources(pictures):
     source = LabelledFrames(frames, Labels(dict.fromkeys(frames.names, Still.labels), {}))
     config = SuperPointTraining(mix={'robot': 2.0, 'general': 1.0, 'shapes': 1.0})
     assert len(pair_examples(config, {'robot': source, 'general': source}).sources) == 3
-    assert len(pair_examples(config, {'robot': source}).sources) == 2
+    without = SuperPointTraining(mix={'robot': 2.0, 'general': 0.0})
+    assert len(pair_examples(without, {'robot': source, 'general': source}).sources) == 1
     with pytest.raises(ValueError, match='no weight to frames'):
         pair_examples(config, {'frames': source})
+    with pytest.raises(ValueError, match='names general, which is no source of pictures here; there are robot, shapes'):
+        pair_examples(config, {'robot': source})
+
+
+@pytest.mark.parametrize('weights', [(1.0, -0.1), (0.0, 0.0), (1.0, float('nan'))])
+def test_weights_of_a_mix_are_not_negative_nor_all_nothing(pictures, weights):
+    frames = PlainFrames(Frames(pictures))
+    with pytest.raises(ValueError, match='must not be negative, nor all 0'):
+        pair_examples(SuperPointTraining(mix=dict(zip(('robot', 'shapes'), weights, strict=True))), {'robot': frames})
 
 
 class Numbers(torch.utils.data.Dataset):

@@ -139,7 +139,13 @@ def test_fresh_weights_in_two_rounds(bag, tmp_path):
 
 @pytest.mark.parametrize(
     'mistyped',
-    [['--from', 'nowhere'], ['--general', 'nowhere'], ['--general-pairs', 'nowhere'], ['--topic', '/nowhere']],
+    [
+        ['--from', 'nowhere'],
+        ['--general', 'nowhere'],
+        ['--general-pairs', 'nowhere'],
+        ['--topic', '/nowhere'],
+        ['--set', 'mix.nowhere=1'],
+    ],
 )
 def test_a_name_mistyped_is_missed_at_once_and_leaves_no_run_behind(bag, tmp_path, mistyped, capsys):
     out = tmp_path / 'out.safetensors'

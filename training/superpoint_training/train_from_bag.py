@@ -123,7 +123,7 @@ def make_request(options: argparse.Namespace) -> Request:
     """The options, their files read.
 
     Raises:
-        ConfigError: a setting is unknown or makes no sense.
+        ValueError: a setting is unknown or makes no sense.
     """
     config = share_directory() / 'config' / 'training'
     start = options.start or options.recipe

@@ -16,7 +16,7 @@ from superpoint_training.labels import Labels
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining import schedule
 from superpoint_training.retraining.general import general_frames
-from superpoint_training.retraining.request import Request
+from superpoint_training.retraining.request import SOURCES, Request
 from superpoint_training.retraining.rounds import start_network
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
@@ -48,7 +48,7 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
         described = (
             f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
         )
-    sources = dict.fromkeys(('robot', 'general'), source)
+    sources = dict.fromkeys(SOURCES, source)
     step = schedule.seconds_a_step(recipe, start_network(request), sources, request.training, world)
     steps = schedule.fit_steps(request.training.loop.steps, step, request.minutes)
     total = found.seconds + request.rounds * (labelled + steps * step)

@@ -11,7 +11,11 @@ from typing import Any
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.harvest import HarvestConfig
 from superpoint_training.peers import LEVELS
+from superpoint_training.recipes.pairs import check_mix
 from superpoint_training.retraining.proof import ProofConfig
+
+SOURCES = 'robot', 'general'
+"""Of the pictures that are trained on, by the names that the mix knows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Request:
         levels: sizes at which the front-end will look at pictures, which is how weights are judged.
         jobs: threads that compute metrics.
         force: replace the weights even by worse ones.
+
+    Raises:
+        ValueError: `training` mixes other sources than there are.
     """
 
     recordings: Sequence[Path]
@@ -66,6 +73,9 @@ class Request:
     levels: int = LEVELS
     jobs: int = 1
     force: bool = False
+
+    def __post_init__(self) -> None:
+        check_mix(self.training.mix, SOURCES)
 
     def settings(self) -> dict[str, Any]:
         """All that a run that goes on must have in common with the one that was begun."""
