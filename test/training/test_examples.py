@@ -204,6 +204,16 @@ def test_pictures_of_the_same_names_are_told_apart(pictures):
     assert repr(LabelledFrames(frames, Labels(keypoints, {}))) == before
 
 
+def test_a_picture_that_could_not_be_labelled_is_no_picture_without_keypoints(pictures):
+    """But in files that know of no picture which it was there are only those."""
+    frames = Frames(pictures)
+    keypoints = dict.fromkeys(frames.names, Still.labels) | {'2.png': np.zeros((0, 3), np.float32)}
+    known = {name: frames.checksum(index) for index, name in enumerate(frames.names)}
+    assert len(LabelledFrames(frames, Labels(keypoints, {}, known))) == 4
+    assert len(LabelledFrames(frames, Labels(keypoints, {}, known | {'2.png': 0}))) == 3
+    assert len(LabelledFrames(frames, Labels(keypoints, {}, dict.fromkeys(frames.names, 0)))) == 4
+
+
 def test_a_picture_that_can_not_be_read_leaves_its_place_to_others(pictures):
     (pictures / '2.png').write_bytes((pictures / '2.png').read_bytes()[:50])
     frames = Frames(pictures)

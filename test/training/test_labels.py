@@ -196,6 +196,26 @@ def test_a_frame_that_can_not_be_read_gets_no_labels_and_is_named(tmp_path, pict
     assert [len(points) > 0 for points in labels.by_name.values()] == [True, False, True, True]
 
 
+@pytest.mark.parametrize('damaged', [['1.png'], ['0.png', '1.png', '2.png', '3.png']])
+def test_a_picture_that_was_mended_is_labelled_when_it_is_asked_for_again(tmp_path, pictures, damaged):
+    how = SuperPoint(TINY), Frames(pictures), LabelConfig(views=3, threshold=1e-4, min_views=1)
+    whole, _ = label_frames(*how, tmp_path / 'whole.npz', world=World())
+    content = {name: (pictures / name).read_bytes() for name in damaged}
+    for name in damaged:
+        (pictures / name).write_bytes(content[name][:50])
+    with pytest.warns(UserWarning, match='it gets no labels'):
+        label_frames(*how, tmp_path / 'l.npz', world=World())
+    with pytest.warns(UserWarning, match='it gets no labels'):
+        assert label_frames(*how, tmp_path / 'l.npz', world=World())[1]
+    for name in damaged:
+        (pictures / name).write_bytes(content[name])
+    labels, finished = label_frames(*how, tmp_path / 'l.npz', world=World())
+    assert finished
+    assert labels.checksums == whole.checksums
+    for name, points in whole.by_name.items():
+        np.testing.assert_array_equal(labels.by_name[name], points)
+
+
 def test_ctrl_c_at_the_last_frame_is_not_lost(tmp_path, pictures, monkeypatch):
     frames, seen = Frames(pictures), []
 

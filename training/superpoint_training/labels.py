@@ -81,6 +81,10 @@ class Labels:
             if self.checksums.get(name, 0) not in (0, frames.checksum(index))
         ]
 
+    def not_made(self) -> set[str]:
+        """Names of the frames without labels of which no picture is known: they could not be read."""
+        return {name for name, points in self.by_name.items() if not len(points) and not self.checksums.get(name)}
+
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
 
@@ -138,7 +142,7 @@ def label_frames(
     many processes share the work and however often it was stopped. Every process keeps what it made in a file beside
     `out`, at least every `SAVE_SECONDS`; rank 0 merges them at the end, and at the beginning those of a run that was
     killed. On several machines `out` must be in a folder that all of them see. A frame that can't be read has no
-    labels.
+    labels until it is labelled again.
 
     Args:
         network: the detector, in eval mode; moved to the world's device.
@@ -207,7 +211,7 @@ def _labelled_before(out: Path, about: dict[str, object], frames: NamedFrames) -
             f"'{out}' has labels of other pictures than these with the same names, '{others[0]}' for one: remove it or "
             'write elsewhere'
         )
-    return set(labels.by_name)
+    return set(labels.by_name) - labels.not_made()
 
 
 def _merged(out: Path, about: dict[str, object], frames: NamedFrames) -> Labels:

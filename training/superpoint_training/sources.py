@@ -39,7 +39,7 @@ class LabelledFrames:
     """Frames with their keypoints, as a source of pairs.
 
     Args:
-        frames: of any sizes; those without labels are left out.
+        frames: of any sizes; those that were not labelled, or could not be read when they were to be, are left out.
         labels: keypoints by the frames' names.
 
     Raises:
@@ -48,7 +48,9 @@ class LabelledFrames:
 
     def __init__(self, frames: NamedFrames, labels: Labels) -> None:
         self.frames, self.labels = frames, labels
-        self._labelled = [i for i, name in enumerate(frames.names) if name in labels.by_name]
+        unread = labels.not_made() if any(labels.checksums.values()) else set()  # older files know no pictures
+        labelled = labels.by_name.keys() - unread
+        self._labelled = [i for i, name in enumerate(frames.names) if name in labelled]
         if not self._labelled:
             raise ValueError('the labels name none of the frames: were they made from other frames?')
         others = labels.made_from_others(frames)
