@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_all_else_stays(pictures, turning):
     assert narrowed.config.descriptor_dim == fewer.shape[1] == 3
     for value in fewer[0]:
         assert any(torch.allclose(value, of_all, atol=1e-6) for of_all in descriptors[0])
+
+
+def test_pictures_that_can_not_be_looked_at_choose_nothing(pictures):
+    network = SuperPoint(replace(TINY, widths=(8,) * 8, head_width=8)).eval()
+    expected = narrow(network, 3, Frames(pictures)).state_dict()
+    (pictures / '00.png').write_bytes(b'nothing of a picture')
+    cv2.imwrite(str(pictures / '01.png'), np.zeros((7, 70), np.uint8))
+    narrowed = narrow(network, 3, Frames(pictures)).state_dict()
+    assert all(torch.equal(narrowed[name], expected[name]) for name in expected)
+    for index in range(4):
+        (pictures / f'{index}.png').unlink()
+    with pytest.raises(ValueError, match=r"none of the 2 pictures, of which '00\.png' is the first, can be read"):
+        narrow(network, 3, Frames(pictures))
 
 
 def test_training_of_shorter_descriptors_begins_with_those_values(pictures, tmp_path, capsys):

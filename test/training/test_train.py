@@ -30,6 +30,17 @@ def test_a_training_says_what_a_prediction_blind_to_the_picture_would_have(
     assert said == pytest.approx(-share * np.log(share / 64) - (1 - share) * np.log(1 - share), abs=1e-3)
 
 
+def test_a_training_goes_without_the_pictures_that_can_not_be_read(pictures, tmp_path, capsys):
+    """Be it the first."""
+    labels = dict.fromkeys(Frames(pictures).names, np.full((3, 3), (40.0, 40.0, 1.0)))
+    Labels(labels, {}).save(tmp_path / 'labels.npz')
+    (pictures / '0.png').write_bytes(b'nothing of a picture')
+    config = write_config(tmp_path / 'c.yaml', loop={'steps': 1, 'batch_size': 2, 'workers': 0}, pairs={'size': 64})
+    words = ['superpoint', '--config', config, '--frames', str(pictures), '--labels', str(tmp_path / 'labels.npz')]
+    assert train.main([*words, '--out', str(tmp_path / 'w.safetensors'), '--device', 'cpu']) == 0
+    assert 'a detector loss of about' in capsys.readouterr().out
+
+
 def test_magicpoint_learns_and_resumes_to_the_same_weights(tmp_path):
     """Stopped after any number of steps and called again, a run ends with exactly the weights of one never stopped."""
     loop = {'steps': 12, 'batch_size': 4, 'warm_up': 5, 'workers': 0, 'checkpoint_seconds': 0.0}

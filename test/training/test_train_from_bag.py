@@ -361,6 +361,15 @@ def test_list_and_plan_say_what_there_is_and_write_no_weights(bag, tmp_path):
 
 
 @pytest.mark.usefixtures('one_thread')
+def test_a_plan_is_made_without_a_general_picture_that_can_not_be_read(bag, tmp_path, pictures, capsys):
+    for name in ('0.png', '1.png'):
+        (pictures / name).write_bytes(b'nothing of a picture')
+    words = ['--bag', str(bag), '--out', str(tmp_path / 'w.safetensors'), *TINY, '--general-limit', '4']
+    assert main([*words, '--general', str(pictures), '--plan']) == DONE
+    assert '12 steps of 4' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures('one_thread')
 def test_a_plan_that_is_killed_leaves_nothing_that_looks_like_a_run(bag, tmp_path, monkeypatch):
     """Such as labels, after which no run would be begun, nor gone on with."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import normalize
 from superpoint_ros.keypoints import TINY
 from superpoint_ros.networks import STRIDE, SuperPoint
 from superpoint_training.labels import NamedFrames
+from superpoint_training.sources import usable
 
 PICTURES = 400
 PLACES = 100
@@ -23,7 +25,10 @@ def narrow(network: SuperPoint, values: int, frames: NamedFrames) -> SuperPoint:
     Args:
         network: not folded, in eval mode, on the CPU.
         values: to keep, fewer than there are; those that `telling_values` chooses, in its order.
-        frames: pictures of what is to be told apart; the first `PICTURES` of them are looked at.
+        frames: pictures of what is to be told apart; the first `PICTURES` of the usable ones are looked at.
+
+    Raises:
+        ValueError: see `usable`.
     """
     kept = torch.from_numpy(telling_values(_descriptors(network, frames), values))
     state = network.state_dict()
@@ -56,8 +61,7 @@ def _descriptors(network: SuperPoint, frames: NamedFrames) -> np.ndarray:
     """`[N, D]` float32, unit length, of cells all over the pictures."""
     rng = np.random.default_rng(0)
     every = []
-    for index in range(min(PICTURES, len(frames.names))):
-        picture = frames[index]
+    for _, picture in islice(usable(frames), PICTURES):
         height, width = (side // STRIDE * STRIDE for side in picture.shape)
         image = torch.from_numpy(picture[:height, :width].copy())[None, None].float() / 255
         cells = normalize(network(image)[1], dim=1)[0].flatten(1).T.numpy()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from superpoint_ros.networks import STRIDE
 from superpoint_training import shapes
 from superpoint_training.labels import Labels, NamedFrames
 
@@ -111,6 +112,28 @@ class RenderedShapes:
         """A picture that was never seen before."""
         picture, corners = shapes.render(rng, self.size, self.size)
         return DrawnPicture(picture, np.column_stack([corners, np.ones(len(corners))]), False)
+
+
+def usable(frames: NamedFrames) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbers and pictures of the frames that can be read and have a cell at least.
+
+    Raises:
+        ValueError: there are none.
+    """
+    none = True
+    for index in range(len(frames)):
+        try:
+            picture = frames[index]
+        except ValueError:
+            continue
+        if min(picture.shape) >= STRIDE:
+            none = False
+            yield index, picture
+    if none:
+        raise ValueError(
+            f"none of the {len(frames)} pictures, of which '{frames.names[0]}' is the first, can be read and is at "
+            f'least {STRIDE} pixels wide and high'
+        )
 
 
 def _readable(frames: NamedFrames, draw: Callable[[], int]) -> tuple[int, np.ndarray]:

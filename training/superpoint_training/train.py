@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from superpoint_ros.networks import (
+    STRIDE,
     KeypointNetwork,
     SuperPoint,
     save_network,
@@ -25,7 +26,7 @@ from superpoint_training.narrowing import narrow
 from superpoint_training.recipe_run import describe_run, fingerprint, load_start, train_recipe
 from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
-from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
+from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames, usable
 
 
 def start_from(network: KeypointNetwork, weights: str, recipe: Recipe, frames: NamedFrames | None) -> str:
@@ -87,7 +88,8 @@ def _sources(
     source = LabelledFrames(frames, labels)
     if world.first:
         keypoints = labels.expected if config.pairs.label_sigma else labels.density
-        blind = constant_prediction_loss(keypoints, frames[0].size // 64)
+        _, first = next(usable(frames))
+        blind = constant_prediction_loss(keypoints, first.size // STRIDE**2)
         print(f'{source!r}; a prediction blind to the picture has a detector loss of about {blind:.3f}')
     return {'frames': source}
 

@@ -10,7 +10,7 @@ from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import Adaptation, find_labels
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.pairs import find_pairs
-from superpoint_training.frames import Frames, Shrunk
+from superpoint_training.frames import Shrunk
 from superpoint_training.harvest import plan_harvest
 from superpoint_training.labels import Labels
 from superpoint_training.recipes import RECIPES
@@ -19,7 +19,7 @@ from superpoint_training.retraining.general import general_frames
 from superpoint_training.retraining.request import SOURCES, Request
 from superpoint_training.retraining.rounds import start_network
 from superpoint_training.retraining.workspace import Workspace
-from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames
+from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames, usable
 
 
 def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str]]:
@@ -36,15 +36,16 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     train = min(found.images, request.harvest.train_frames)
     general = general_frames(request.general, request.general_pairs, request.general_limit)
     recipe = RECIPES[request.recipe]
-    few = Shrunk(Frames(general.root, 2), request.short_side)
-    source: PairSource = PlainFrames(few)
+    pictures = Shrunk(general, request.short_side)
+    source: PairSource = PlainFrames(pictures)
     labelled, described = 0.0, f'none, {request.recipe} trains without'
     if recipe.needs_labels:
+        index, picture = next(usable(pictures))
         labeller = load_network(request.labeller)
-        labelled = (train + len(general)) * schedule.seconds_a_label(labeller, few, request.labels, world)
+        labelled = (train + len(general)) * schedule.seconds_a_label(labeller, picture, request.labels, world)
         briefly = Adaptation(labeller, replace(request.labels, views=2), world.device)
-        keypoints = find_labels(briefly.scores(few[0], np.random.default_rng(0)), request.labels)
-        source = LabelledFrames(few, Labels({few.names[0]: keypoints}, {}))
+        keypoints = find_labels(briefly.scores(picture, np.random.default_rng(0)), request.labels)
+        source = LabelledFrames(pictures, Labels({pictures.names[index]: keypoints}, {}))
         described = (
             f'up to {train + len(general)} frames a round, {request.labels.views} views each, {_duration(labelled)}'
         )

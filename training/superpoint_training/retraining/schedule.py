@@ -16,7 +16,6 @@ from superpoint_training.accumulation import Accumulator
 from superpoint_training.adaptation import Adaptation, LabelConfig
 from superpoint_training.distributed import World
 from superpoint_training.examples import batches
-from superpoint_training.labels import NamedFrames
 from superpoint_training.recipes import Recipe
 from superpoint_training.sources import PairSource
 
@@ -42,11 +41,11 @@ def seconds_a_step(
     return sorted(laps[1:])[TIMED_STEPS // 2]
 
 
-def seconds_a_label(network: nn.Module, frames: NamedFrames, config: LabelConfig, world: World) -> float:
-    """Time to label one frame."""
+def seconds_a_label(network: nn.Module, frame: np.ndarray, config: LabelConfig, world: World) -> float:
+    """Time to label a frame `[H, W]` uint8."""
     adaptation = Adaptation(network.to(world.device).eval(), config, world.device)
     began = time.perf_counter()
-    adaptation.scores(frames[0], np.random.default_rng(0))
+    adaptation.scores(frame, np.random.default_rng(0))
     return time.perf_counter() - began
 
 
