@@ -304,6 +304,17 @@ def test_images_that_can_not_be_decoded_are_no_reason_to_record_more(tmp_path):
     assert 'decode' in plan_harvest([tmp_path], None, CONFIG, tmp_path / 'cache').problem
 
 
+@pytest.mark.parametrize('letter', ['x', 'ü', '厨'])
+def test_a_recording_may_have_the_longest_name_there_is(tmp_path, letter):
+    folder = tmp_path / (letter * (255 // len(letter.encode())))
+    folder.mkdir()
+    for index, picture in enumerate(drive(40)):
+        cv2.imwrite(str(folder / f'{index:02d}.png'), picture)
+    found = gather([folder], tmp_path / 'cache', min_train_frames=4, held_out_run=8, gap_seconds=0.05, min_change=0.01)
+    assert {name.split('/')[1] for name in found.train.names} == {f'00-{letter * (57 // len(letter.encode()))}'}
+    assert found.held_out_pairs(1)
+
+
 def test_what_can_not_be_read_is_refused_by_name(tmp_path):
     (tmp_path / 'noise.mcap').write_bytes(b'noise' * 1000)
     for name in ('missing', 'noise.mcap'):

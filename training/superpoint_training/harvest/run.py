@@ -273,10 +273,11 @@ def _collect(
 def _name(number: int, feed: Feed, topic: int, index: int) -> str:
     """Name of a frame: recording, topic, and number among the recorded images of that topic.
 
-    Recordings and topics are numbered, since two may read alike once they are fit for the name of a file.
+    Recordings and topics are numbered, since two may read alike once they are fit for the name of a file in a tar,
+    which has room for 60 bytes of each.
     """
     words = [f'{number:02d}-{feed.source.path.stem}', f'{topic:02d}-{feed.topics[topic].strip("/")}']
-    recording, camera = (re.sub(r'[^\w.-]', '_', word)[:60] for word in words)
+    recording, camera = (re.sub(r'[^\w.-]', '_', word).encode()[:60].decode(errors='ignore') for word in words)
     return f'{recording}/{camera}/{index:06d}'
 
 
