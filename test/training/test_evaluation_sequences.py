@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -164,6 +165,15 @@ def test_tum_as_downloaded(tmp_path):
     np.testing.assert_array_equal(frames.pictures[frames.names[3]], picture(3))
     assert frames.camera.K[0, 0] == 517.3
     assert frames.camera.model == 'plumb_bob'
+
+
+def test_a_link_to_tum_is_called_what_the_link_is(tmp_path, monkeypatch):
+    (tmp_path / 'rgbd_dataset_freiburg1_xyz').symlink_to(write_tum(tmp_path / 'disk' / '0001'))
+    monkeypatch.chdir(tmp_path / 'disk')
+    for root in (tmp_path / 'rgbd_dataset_freiburg1_xyz', Path('../rgbd_dataset_freiburg1_xyz')):
+        frames = open_sequence(root)
+        assert frames.name == 'rgbd_dataset_freiburg1_xyz'
+        assert frames.camera.K[0, 0] == 517.3
 
 
 def test_tum_of_an_unknown_camera_wants_a_calibration(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def open_sequence(root: Path, intrinsics: Path | None = None) -> PosedFrames:
     Raises:
         ValueError: it is none of these, or one of its files can't be read.
     """
-    root = root.resolve()
+    root = Path(os.path.abspath(root))  # noqa: PTH100  a link keeps its name, which may say the camera
     body = root / 'mav0' if (root / 'mav0').is_dir() else root
     try:
         if (body / 'cam0' / 'data.csv').is_file():
