@@ -180,7 +180,7 @@ def test_crops_come_from_everywhere_in_a_large_frame_and_hold_the_whole_of_a_sma
 def test_sources_of_as_many_pictures_and_labels_are_told_apart(pictures):
     """By what they are written as, which a checkpoint keeps."""
     frames, others = Frames(pictures), Frames(pictures)
-    others.names = [f'other/{name}' for name in frames.names]
+    others.names = [f'K\udcfcche/{name}' for name in frames.names]  # which is not UTF-8
 
     def labelled(each, moved):
         return LabelledFrames(each, Labels(dict.fromkeys(each.names, Still.labels + moved), {}))

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 
+import cv2
 import pytest
 import torch
 from drives import drive, write_bag
@@ -160,12 +161,30 @@ def test_a_name_mistyped_is_missed_at_once_and_leaves_no_run_behind(bag, tmp_pat
         (['--from', 'none', '--blend', '0.5'], '--from none'),
         (['--set', 'network.head_width=8'], '--from none'),
         (['--rounds', '2', '--recipe', 'kp2d'], 'without labels'),
+        (['--work', os.fsdecode(b'K\xfcche')], 'must be UTF-8'),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(tmp_path, together, complaint, capsys):
     with pytest.raises(SystemExit):
         main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors'), *together])
     assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_recording_and_its_pictures_may_have_names_that_are_not_utf_8(tmp_path):
+    recording, out = tmp_path / os.fsdecode(b'K\xfcche'), tmp_path / 'w.safetensors'
+    recording.mkdir()
+    for index, picture in enumerate(drive(40)):
+        cv2.imwrite(str(tmp_path / 'picture.png'), picture)
+        (tmp_path / 'picture.png').rename(recording / os.fsdecode(b'K\xfcche%02d.png' % index))
+    listed = run('--bag', recording, '--list', errors='surrogateescape')
+    assert listed.stdout.startswith(f'{recording}  ')
+    settings = ['--set', 'loop.steps=2', 'loop.validate_every=0', '--general-limit', '1', '--force']
+    done = run('--bag', recording, '--out', out, *TINY, *settings)
+    assert done.returncode == DONE, done.stderr
+    for page in (out.with_suffix('.md'), out.with_suffix('.run') / 'report.html'):
+        assert r'K\udcfcche' in page.read_text()
+    sums = subprocess.run('LC_ALL=C sha256sum * | sha256sum', shell=True, cwd=recording, capture_output=True, text=True)
+    assert sums.stdout[:64] in out.with_suffix('.md').read_text()
 
 
 @pytest.mark.parametrize('rank', [0, 1])

@@ -30,6 +30,7 @@ from superpoint_training.evaluation.predictions import Predictions
 from superpoint_training.evaluation.problems import listed
 from superpoint_training.evaluation.run import Outcome, Setup, evaluate, evaluate_shapes
 from superpoint_training.failures import TrainingError
+from superpoint_training.files import print_any_name
 from superpoint_training.peers import LEVELS, PEERS, NamedDetector, make_detector
 from superpoint_training.protocols import PROTOCOLS, PoseProtocol, Protocol, changed
 from superpoint_training.report import compare, write_report
@@ -190,6 +191,7 @@ def _compare(first: Path, second: Path, out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the results and print the table. Exit status 1 for an error, 3 for skipped input with --strict."""
     options = parse(arguments)
+    print_any_name()
     command = ['evaluate', *(sys.argv[1:] if arguments is None else arguments)]
     try:
         if options.compare:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class LabelledFrames:
 
     def __repr__(self) -> str:
         names = [self.frames.names[index] for index in self._labelled]
-        digest = _digest(part for name in names for part in (name.encode(), self.labels.by_name[name].tobytes()))
+        digest = _digest(part for name in names for part in (os.fsencode(name), self.labels.by_name[name].tobytes()))
         return f'{len(self)} frames, {self.labels.density:.0f} labels a frame, digest {digest}'
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:
@@ -87,7 +88,7 @@ class PlainFrames:
 
     def __repr__(self) -> str:
         named = enumerate(self.frames.names)
-        digest = _digest(part for i, name in named for part in (name.encode(), b'%d' % self.frames.checksum(i)))
+        digest = _digest(part for i, name in named for part in (os.fsencode(name), b'%d' % self.frames.checksum(i)))
         return f'{len(self.frames.names)} frames without labels, digest {digest}'
 
     def draw(self, rng: np.random.Generator) -> DrawnPicture:

@@ -20,6 +20,7 @@ from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
 from superpoint_training.failures import TrainingError
+from superpoint_training.files import print_any_name
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.narrowing import narrow
@@ -137,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the schedule is finished, 3 when the call should be repeated to go on, 1 for an error."""
     options = parse(arguments)
     keep_freed_memory()
+    print_any_name()
     try:
         with join_world(options.device) as world:
             return 0 if run(options, world) else 3

@@ -23,6 +23,7 @@ from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import from_mapping, load_config, overridden
 from superpoint_training.distributed import join_world
 from superpoint_training.failures import TrainingError
+from superpoint_training.files import print_any_name
 from superpoint_training.harvest import HarvestConfig, list_topics
 from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
@@ -102,6 +103,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error('--out is needed: where to write the weights')
     if options.out is not None and options.out.suffix != '.safetensors':
         parser.error(f"--out must end in .safetensors, not '{options.out.suffix}'")
+    if any('\udc80' <= letter <= '\udcff' for letter in f'{options.out}{options.work}'):  # a byte that is not UTF-8
+        parser.error('--out and --work must be UTF-8: weights can not be read from elsewhere')
     if options.rounds > 1 and not RECIPES[options.recipe].needs_labels:
         parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
     if not 1 <= options.levels <= MOST_LEVELS:
@@ -195,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 for an error, 3 when it was stopped and --resume goes on, 4 for weights not better."""
     options = parse(arguments)
     keep_freed_memory()
+    print_any_name()
     command = ['train_from_bag', *(sys.argv[1:] if arguments is None else arguments)]
     try:
         if options.list:

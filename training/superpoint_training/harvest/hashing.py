@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -56,7 +57,7 @@ class Hashes:
         if not path.is_dir():
             return hashes[0]
         listing = ''.join(f'{digest}  {name}\n' for digest, name in zip(hashes, names, strict=True))
-        return hashlib.sha256(listing.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(listing)).hexdigest()
 
     def _of_file(self, file: Path, bar: tqdm) -> str:
         state = file.stat()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superpoint_training.files import write_text
 from superpoint_training.report.blocks import Items, Table, Text
 from superpoint_training.report.differences import (
     EXPLANATION,
@@ -61,9 +62,12 @@ class Comparison:
         return page
 
     def write(self, out: Path) -> None:
-        """comparison.md and comparison.html in a folder, which is made."""
-        out.mkdir(parents=True, exist_ok=True)
-        (out / 'comparison.md').write_text(self.markdown(), encoding='utf-8')
+        """comparison.md and comparison.html in a folder, which is made.
+
+        Raises:
+            TrainingError: one of them can't be written.
+        """
+        write_text(out / 'comparison.md', self.markdown())
         self.page().write(out / 'comparison.html')
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from superpoint_training.files import write_text
 from superpoint_training.report.blocks import Details, Items, Table
 from superpoint_training.report.caveats import add_caveats
 from superpoint_training.report.measures import Results, figures_table
@@ -22,10 +23,12 @@ def write_report(results: Results, out: Path, draw: Draw | None = None) -> None:
     Args:
         results: what results.json holds.
         draw: draws a detector's matches on a pair; None leaves drawn pairs out.
+
+    Raises:
+        TrainingError: one of them can't be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
     tables = '\n\n'.join(table.markdown() for table in summary_tables(results))
-    (out / 'results.md').write_text(f'{describe(results)}\n\n{tables}\n', encoding='utf-8')
+    write_text(out / 'results.md', f'{describe(results)}\n\n{tables}\n')
     evaluation_page(results, draw).write(out / 'index.html')
     write_summary(results, out / 'summary.png')
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from superpoint_training.files import write_text
 from superpoint_training.report.blocks import Block, Plot
 
 TEMPLATES = Path(__file__).parent / 'templates'
@@ -68,9 +69,12 @@ class Page:
         return environment.get_template('page.html.jinja').render(page=self)
 
     def write(self, path: Path) -> None:
-        """Write the page to a file, whose folder is made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html(), encoding='utf-8')
+        """Write the page to a file, whose folder is made.
+
+        Raises:
+            TrainingError: it can't be written.
+        """
+        write_text(path, self.html())
 
 
 def _inline(plot: Plot, index: int) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from superpoint_training.files import write_whole
+from superpoint_training.files import write_text
 from superpoint_training.harvest.report import to_markdown
 from superpoint_training.retraining.proof import AFTER, BEFORE
 
@@ -57,4 +57,4 @@ def write_card(results: Mapping[str, Any], path: Path) -> None:
         )
     lines += [f'- {key}: `{value}`' for key, value in results['settings'].items()]
     lines += [f'- {results["machine"]}; ' + ', '.join(f'{k} {v}' for k, v in results['versions'].items() if v)]
-    write_whole(path, ('\n'.join(lines) + '\n').encode())
+    write_text(path, '\n'.join(lines) + '\n')
