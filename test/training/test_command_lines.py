@@ -44,6 +44,21 @@ def test_a_share_of_the_way_is_tried_once():
     assert train_from_bag.make_request(train_from_bag.parse(words)).blend == (1, 0.5)
 
 
+def test_a_run_goes_on_with_its_recordings_and_pictures_however_their_paths_are_written(tmp_path, monkeypatch):
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path / 'work')
+
+    def settings(folder):
+        places = ['--bag', f'{folder}/b', f'{folder}/c', '--general', f'{folder}/g', '--general-pairs', f'{folder}/p']
+        return train_from_bag.make_request(train_from_bag.parse([*places, '--out', 'w.safetensors'])).settings()
+
+    expected = settings(tmp_path)
+    assert [settings(folder) for folder in ('..', '~', '../link', '../work/..')] == [expected] * 4
+    assert settings('.') != expected
+
+
 def test_results_are_published_of_every_file(monkeypatch, capsys):
     monkeypatch.setattr(publish, 'publish', lambda _weights, results, *_: results)
     assert publish.main(['superpoint', '--data', 'x', '--results', 'a', '--results', 'b']) == 0

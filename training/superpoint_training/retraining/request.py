@@ -78,7 +78,13 @@ class Request:
         check_mix(self.training.mix, SOURCES)
 
     def settings(self) -> dict[str, Any]:
-        """All that a run that goes on must have in common with the one that was begun."""
+        """All that a run that goes on must have in common with the one that was begun, as text; paths are absolute."""
         free = {'jobs', 'force', 'out'}
-        fields = (field.name for field in dataclasses.fields(self) if field.name not in free)
-        return {name: str(getattr(self, name)) for name in fields}
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in free}
+        own['recordings'] = [_absolute(path) for path in self.recordings]
+        own |= {'general': _absolute(self.general), 'general_pairs': _absolute(self.general_pairs)}
+        return {name: str(value) for name, value in own.items()}
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path and path.expanduser().resolve()
