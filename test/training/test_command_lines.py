@@ -59,6 +59,37 @@ def test_a_run_goes_on_with_its_recordings_and_pictures_however_their_paths_are_
     assert settings('.') != expected
 
 
+@pytest.mark.parametrize(
+    ('command', 'words', 'complaint'),
+    [
+        (train_from_bag, ['--short-side', '0'], '--short-side must be at least 32 pixels'),
+        (train_from_bag, ['--short-side', '-5'], '--short-side must be at least 32 pixels'),
+        (train_from_bag, ['--general-limit', '0'], '--general-limit must be at least 1'),
+        (train_from_bag, ['--general-threshold', '5'], '--general-threshold is a probability'),
+        (train_from_bag, ['--general-threshold', 'nan'], '--general-threshold is a probability'),
+        (label, ['--limit', '0'], '--limit must be at least 1'),
+        (label, ['--limit', '-1'], '--limit must be at least 1'),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(command, words, complaint, capsys):
+    with pytest.raises(SystemExit):
+        command.parse([*NEEDED[command], *words])
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ('words', 'complaint'),
+    [
+        (['--set', 'loop.watch=foo'], "loop.watch must be '' or one of matching_score, repeatability, got 'foo'"),
+        (['--labels', 'threshold=5'], 'threshold is a probability'),
+        (['--set', 'mix.robot=-1'], 'must not be negative'),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_any_work(words, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        train_from_bag.make_request(train_from_bag.parse([*NEEDED[train_from_bag], *words]))
+
+
 def test_results_are_published_of_every_file(monkeypatch, capsys):
     monkeypatch.setattr(publish, 'publish', lambda _weights, results, *_: results)
     assert publish.main(['superpoint', '--data', 'x', '--results', 'a', '--results', 'b']) == 0

@@ -54,6 +54,8 @@ class LabelConfig:
             raise ValueError('views, min_views and at_once must be at least 1')
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f'scales must be positive numbers, got {self.scales}')
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f'threshold is a probability, at least 0 and less than 1, got {self.threshold}')
 
 
 class Adaptation:

@@ -34,6 +34,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.out.suffix != '.npz':
         parser.error(f"--out must end in .npz, not '{options.out.suffix}'")
+    if options.limit is not None and options.limit < 1:
+        parser.error('--limit must be at least 1')
     return options
 
 

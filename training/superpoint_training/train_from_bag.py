@@ -24,7 +24,7 @@ from superpoint_training.config import from_mapping, load_config, overridden
 from superpoint_training.distributed import join_world
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import print_any_name
-from superpoint_training.harvest import HarvestConfig, list_topics
+from superpoint_training.harvest import SMALLEST_SIDE, HarvestConfig, list_topics
 from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
@@ -111,6 +111,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--levels must be 1 to {MOST_LEVELS}')
     if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
+    if options.short_side < SMALLEST_SIDE:
+        parser.error(f'--short-side must be at least {SMALLEST_SIDE} pixels')
+    if options.general_limit < 1:
+        parser.error('--general-limit must be at least 1; to train without general pictures, --set mix.general=0')
+    if not 0 <= options.general_threshold < 1:
+        parser.error('--general-threshold is a probability: at least 0 and less than 1')
     if not all(0 < share <= 1 for share in options.blend or ()):
         parser.error('--blend must be more than 0 and at most 1')
     if options.start == 'none' and options.blend:

@@ -5,10 +5,11 @@ decides by the measurements alone, `frame_cache` reads the chosen images again a
 """
 
 from superpoint_training.harvest.run import Harvest, HarvestPlan, harvest, plan_harvest, survey_share
-from superpoint_training.harvest.settings import HarvestConfig, HarvestError
+from superpoint_training.harvest.settings import SMALLEST_SIDE, HarvestConfig, HarvestError
 from superpoint_training.harvest.topics import list_topics, open_feeds
 
 __all__ = [
+    'SMALLEST_SIDE',
     'Harvest',
     'HarvestConfig',
     'HarvestError',

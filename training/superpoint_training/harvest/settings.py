@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from superpoint_training.failures import TrainingError
 
+SMALLEST_SIDE = 32
+"""Pixels; smaller pictures show too little to learn from."""
+
 
 class HarvestError(TrainingError):
     """Recordings that give no frames to train on; the message says why and what to do."""
@@ -63,8 +66,8 @@ class HarvestConfig:
             raise ValueError('train_frames, held_out_run and min_train_frames must be at least 1, held_out_frames 0')
         if not 0 <= self.held_out_share < 1:
             raise ValueError('held_out_share must be at least 0 and less than 1')
-        if self.short_side < 32:
-            raise ValueError('short_side must be at least 32 pixels')
+        if self.short_side < SMALLEST_SIDE:
+            raise ValueError(f'short_side must be at least {SMALLEST_SIDE} pixels')
         if self.gap_seconds < 0 or self.neighbourhood_seconds <= 0:
             raise ValueError('gap_seconds must not be negative, and neighbourhood_seconds be more than 0')
         if self.first_frames is not None and self.first_frames < 1:

@@ -25,6 +25,9 @@ BEFORE, AFTER = 'before', 'after'
 REAL_PAIRS = 60
 """Pairs of real frames of each gap that are matched, evenly spread."""
 
+WATCHED = 'matching_score', 'repeatability'
+"""Figures that a training is validated by."""
+
 DRAWN = 3
 """Pairs of each set that are drawn before and after."""
 
@@ -111,14 +114,12 @@ def predictions(network: nn.Module, name: str, device: str, levels: int = LEVELS
 
 
 def validation(pairs: Sequence[PreparedPair], protocol: Protocol, device: str, levels: int) -> Validate:
-    """For `loop.train`: matching score and repeatability of a network on a few pairs."""
+    """For `loop.train`: the figures `WATCHED` of a network on a few pairs."""
 
     def validate(network: nn.Module) -> dict[str, float]:
         detect = predictions(network, 'network', device, levels)
         scores = [PairRun(pairs, protocol, {'network': detect}).score('network', pair.name).values for pair in pairs]
-        return {
-            name: float(np.nanmean([score[name] for score in scores])) for name in ('matching_score', 'repeatability')
-        }
+        return {name: float(np.nanmean([score[name] for score in scores])) for name in WATCHED}
 
     return validate
 

@@ -12,7 +12,7 @@ from superpoint_training.adaptation import LabelConfig
 from superpoint_training.harvest import HarvestConfig
 from superpoint_training.peers import LEVELS
 from superpoint_training.recipes.pairs import check_mix
-from superpoint_training.retraining.proof import ProofConfig
+from superpoint_training.retraining.proof import WATCHED, ProofConfig
 
 SOURCES = 'robot', 'general'
 """Of the pictures that are trained on, by the names that the mix knows."""
@@ -48,7 +48,7 @@ class Request:
         force: replace the weights even by worse ones.
 
     Raises:
-        ValueError: `training` mixes other sources than there are.
+        ValueError: `training` mixes other sources than there are, or watches another figure.
     """
 
     recordings: Sequence[Path]
@@ -76,6 +76,8 @@ class Request:
 
     def __post_init__(self) -> None:
         check_mix(self.training.mix, SOURCES)
+        if self.training.loop.watch not in ('', *WATCHED):
+            raise ValueError(f"loop.watch must be '' or one of {', '.join(WATCHED)}, got '{self.training.loop.watch}'")
 
     def settings(self) -> dict[str, Any]:
         """All that a run that goes on must have in common with the one that was begun, as text; paths are absolute."""
