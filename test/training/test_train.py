@@ -87,6 +87,9 @@ def test_label_then_joint_training_lowers_the_losses(pictures, tmp_path, loss, c
     assert label.main([*words, '--out', str(labels_path), '--limit', '1']) == 0
     assert label.main([*words, '--out', str(labels_path)]) == 0
     assert len(Labels.load(labels_path)) == 4
+    capsys.readouterr()
+    assert label.main([*words, '--out', str(labels_path), '--limit', '2']) == 0
+    assert 'labels.npz: 2 of 2 frames' in capsys.readouterr().out
 
     def detector_and_descriptor(steps):
         loop = {'steps': steps, 'batch_size': 2, 'workers': 0, 'warm_up': 2, 'learning_rate': 0.01}
@@ -119,6 +122,16 @@ def test_errors_are_said_not_thrown(tmp_path, pictures, capsys):
     if not torch.cuda.is_available():
         assert train.main(['magicpoint', '--config', config, *out, '--device', 'cuda']) == 1
         assert 'CUDA' in capsys.readouterr().err
+
+
+def test_a_folder_of_labels_that_can_not_be_made_is_said_before_any_work(tmp_path, pictures, capsys):
+    (tmp_path / 'labels.yaml').write_text('views: 2')
+    (tmp_path / 'file').write_text('')
+    words = ['--config', str(tmp_path / 'labels.yaml'), '--weights', 'superpoint_small', '--frames', str(pictures)]
+    assert label.main([*words, '--out', str(tmp_path / 'file' / 'labels.npz'), '--device', 'cpu']) == 1
+    said = capsys.readouterr().err
+    assert f"error: cannot write '{tmp_path / 'file' / 'labels.npz'}'" in said
+    assert '/4' not in said  # the progress
 
 
 def test_nothing_but_weights_and_labels_is_written_over(tmp_path, capsys):

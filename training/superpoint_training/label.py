@@ -49,7 +49,8 @@ def run(options: argparse.Namespace, world: World) -> bool:
         world=world, minutes=options.minutes, describe=describe,
     )  # fmt: skip
     if world.first:
-        print(f'{options.out}: {len(labels)} of {len(frames)} frames, {labels.density:.0f} labels a frame')
+        done = sum(name in labels.by_name for name in frames.names)
+        print(f'{options.out}: {done} of {len(frames)} frames, {labels.density:.0f} labels a frame')
     return finished
 
 
@@ -58,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     keep_freed_memory()
     print_any_name()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with join_world(options.device) as world:
             return 0 if run(options, world) else 3
