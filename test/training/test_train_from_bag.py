@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from superpoint_training import train_from_bag
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.pair_run import PairRun
 from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.evaluation.results import header
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import write_whole
 from superpoint_training.labels import Labels
@@ -168,6 +170,17 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, together, complaint
     with pytest.raises(SystemExit):
         main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors'), *together])
     assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_commands_are_told_as_a_shell_takes_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_from_bag, 'join_world', lambda _: nullcontext(World()))
+    monkeypatch.setattr(train_from_bag, 'retrain', lambda *_: Verdict(True, ['better']))
+    out = tmp_path / 'my robot' / "Ole's.safetensors"
+    assert main(['--bag', 'x', '--out', str(out)]) == DONE
+    told = [line for line in capsys.readouterr().out.splitlines() if 'param set' in line]
+    assert [shlex.split(line)[-1] for line in told] == [str(out)]
+    words = ['train_from_bag', '--bag', 'my drive', '--out', str(out)]
+    assert shlex.split(header(words, [])['command']) == words
 
 
 def test_a_recording_and_its_pictures_may_have_names_that_are_not_utf_8(tmp_path):

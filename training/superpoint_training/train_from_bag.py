@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,7 +196,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
             print(f"not better: '{options.out}' is not written; the new weights are '{work.rejected}'", file=sys.stderr)
             return NOT_BETTER
         print(f'weights: {options.out}\nto a running front-end:')
-        print(f'  ros2 param set /superpoint_frontend weights {options.out.resolve()}')
+        print(f'  ros2 param set /superpoint_frontend weights {shlex.quote(str(options.out.resolve()))}')
         print('  ros2 service call /superpoint_frontend/reload_weights std_srvs/srv/Trigger')
         return DONE
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +24,7 @@ def header(command: Sequence[str], skipped: Sequence[Skipped]) -> dict[str, Any]
     """What every results.json begins with."""
     return {
         'format': FORMAT,
-        'command': ' '.join(command),
+        'command': shlex.join(command),
         'created': datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
         'versions': installed(),
         'machine': machine(),
