@@ -68,6 +68,13 @@ def test_pairs_that_can_not_be_cut_are_refused_before_any_work(tmp_path, overrid
         load_config(SuperPointTraining, path, [override])
 
 
+def test_a_configuration_that_is_not_utf_8_is_refused_by_name(tmp_path):
+    path = tmp_path / 'c.yaml'
+    path.write_bytes('# für drinnen'.encode('latin-1'))
+    with pytest.raises(ConfigError, match=r"cannot read the configuration '.*c\.yaml'"):
+        load_config(MagicPointTraining, path)
+
+
 def test_numbers_are_read_in_every_way_that_python_reads_them(tmp_path):
     path = tmp_path / 'c.yaml'
     path.write_text('loop: {learning_rate: 1e-3, warm_up: 3}')

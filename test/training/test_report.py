@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from report_results import PAIRS_A_SCENE, SCENES, PageReader, draw, make_results, make_shapes_results
 
+from superpoint_training.failures import TrainingError
 from superpoint_training.report import evaluation_page, summary_tables, write_report
 from superpoint_training.report.blocks import DASH
 from superpoint_training.report.measures import REPEATABILITY, figures_table, homography_accuracy, with_best
@@ -213,6 +214,14 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
         write_report(make_results(), tmp_path / folder, draw)
     for file in ('index.html', 'results.md', 'summary.png'):
         assert (tmp_path / 'a' / file).read_bytes() == (tmp_path / 'b' / file).read_bytes(), file
+
+
+@pytest.mark.parametrize('name', ['index.html', 'results.md', 'summary.png'])
+def test_what_a_full_disk_has_no_room_for_is_named(tmp_path, name):
+    for path in (tmp_path / name, tmp_path / f'{name}.partial'):
+        path.symlink_to('/dev/full')
+    with pytest.raises(TrainingError, match=rf"cannot write '.*{name}'.*No space left"):
+        write_report(make_results(), tmp_path)
 
 
 def test_results_survive_json(tmp_path):

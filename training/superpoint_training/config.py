@@ -33,7 +33,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: Sequence[str] =
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error}") from error
     if isinstance(tree, Mapping):
         tree = overridden(tree, overrides)

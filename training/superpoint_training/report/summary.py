@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+from superpoint_training.files import write_whole
 from superpoint_training.report.bootstrap import CONFIDENCE
 from superpoint_training.report.measures import Results
 from superpoint_training.report.pairs import measure_bars
@@ -34,7 +36,11 @@ def summary_bars(results: Results) -> list[Bars]:
 
 
 def write_summary(results: Results, path: Path) -> None:
-    """Write the bars of the main figures, in the colours of day, as a PNG; the same results give the same picture."""
+    """Write the bars of the main figures, in the colours of day, as a PNG; the same results give the same picture.
+
+    Raises:
+        TrainingError: it can't be written.
+    """
     shown = summary_bars(results)
     columns = max(1, min(COLUMNS, len(shown)))
     rows = -(-len(shown) // columns)
@@ -47,4 +53,6 @@ def write_summary(results: Results, path: Path) -> None:
         figure.supxlabel(note, x=0.012, ha='left', fontsize=11, color=LIGHT.muted)
     for index, panel in enumerate(shown):
         draw_bars(figure.add_subplot(rows, columns, index + 1), panel, LIGHT)
-    figure.savefig(path, dpi=DPI, metadata={'Software': None})
+    content = io.BytesIO()
+    figure.savefig(content, format='png', dpi=DPI, metadata={'Software': None})
+    write_whole(path, content.getvalue())
