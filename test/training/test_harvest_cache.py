@@ -112,7 +112,7 @@ def test_a_shard_that_was_being_written_counts_as_not_there(bag, tmp_path):
     whole = gather(bag, tmp_path / 'whole')
     partial = tmp_path / 'cache' / f'{whole.folder.name}.partial' / 'train'
     partial.mkdir(parents=True)
-    (partial / 'frames-0000.tar.partial').write_bytes(b'half a shard')
+    (partial / 'frames-0000.partial').write_bytes(b'half a shard')
     assert contents(gather(bag, tmp_path / 'cache').folder) == contents(whole.folder)
 
 

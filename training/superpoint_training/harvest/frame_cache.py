@@ -24,7 +24,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from superpoint_ros.files import write_whole
 from superpoint_training.harvest.settings import HarvestError
 
 SHARD_FRAMES = 64
@@ -65,14 +64,16 @@ class ShardWriter:
         return self._folder / f'frames-{number:04d}.tar'
 
     def _write(self, shard: Path) -> None:
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as archive:
-            for name, content in self._pending:
-                member = tarfile.TarInfo(name)  # with no time and no owner: equal frames make equal files
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        with explained(shard):
-            write_whole(shard, file.getvalue())
+        partial = shard.with_suffix('.partial')
+        with explained(partial), partial.open('wb') as file:
+            with tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as archive:
+                for name, content in self._pending:
+                    member = tarfile.TarInfo(name)  # with no time and no owner: equal frames make equal files
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(shard)
 
 
 @contextmanager
