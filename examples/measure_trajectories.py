@@ -238,14 +238,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sequences', type=Path)
     parser.add_argument('--output', type=Path, default=Path('out/trajectories'))
-    parser.add_argument('--detectors', nargs='+', default=DETECTORS, choices=DETECTORS)
-    parser.add_argument('--live', nargs='*', default=[], help='weights that play over topics, in real time')
+    parser.add_argument('--detectors', nargs='+', action='extend', choices=DETECTORS, help='default: all')
+    parser.add_argument(
+        '--live', nargs='*', action='extend', default=[], help='weights that play over topics, in real time'
+    )
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     sequences = {name: load(options.sequences / name) for name in (KITCHEN, STREET, AT_REST)}
     figures: dict[str, dict[str, Any]] = {name: {} for name in sequences}
     made: dict[str, dict[str, Any]] = {name: {} for name in sequences}
-    for name in options.detectors:
+    for name in options.detectors or DETECTORS:
         detect = load_detector(name)
         for key, sequence in sequences.items():
             measure = measure_kitchen if key == KITCHEN else measure_stereo

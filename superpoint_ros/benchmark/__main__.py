@@ -35,6 +35,8 @@ from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
 from superpoint_ros.processor import processor_name
 from superpoint_ros.stopwatch import Stopwatch
 
+WEIGHTS = ['superpoint', 'superpoint_small']
+RATES = [10, 30, 60, 120]
 PAPER_FRAMES = 10
 FEWEST_FRAMES = 2
 """The first of a peer's frames has nothing to match, and is not counted."""
@@ -174,7 +176,7 @@ def measure_node(pictures: list[np.ndarray], options: argparse.Namespace) -> dic
 def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog='python -m superpoint_ros.benchmark', description=__doc__)
-    parser.add_argument('--weights', nargs='+', default=['superpoint', 'superpoint_small'], help='names or files')
+    parser.add_argument('--weights', nargs='+', action='extend', help=f'names or files; default: {" ".join(WEIGHTS)}')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
@@ -184,10 +186,15 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--plain-frames', type=int, default=20, help='of these with the slow plain code')
     parser.add_argument('--scaling', action=argparse.BooleanOptionalAction, default=True, help='also sizes and batches')
     parser.add_argument('--node', action='store_true', help='the node over DDS instead, with a camera process')
-    parser.add_argument('--rates', nargs='+', type=float, default=[10, 30, 60, 120], help='of the camera, in Hz')
+    parser.add_argument(
+        '--rates', nargs='+', action='extend', type=float,
+        help=f'of the camera, in Hz; default: {" ".join(map(str, RATES))}',
+    )  # fmt: skip
     parser.add_argument('--seconds', type=float, default=20, help='for each rate')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     options = parser.parse_args(args)
+    options.weights = options.weights or WEIGHTS
+    options.rates = options.rates or RATES
     if options.frames < FEWEST_FRAMES or options.plain_frames < 1:
         parser.error(f'--frames must be {FEWEST_FRAMES} or more, --plain-frames 1 or more')
     if options.levels is not None and options.levels < 1:

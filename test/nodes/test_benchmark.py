@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from superpoint_ros.benchmark import ceiling, scaling
-from superpoint_ros.benchmark.__main__ import main
+from superpoint_ros.benchmark.__main__ import main, parse_arguments
 from superpoint_ros.benchmark.ceiling import count_operations, measure_ceiling
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
@@ -113,6 +113,12 @@ def test_the_meter_sees_what_a_process_takes():
     assert meter.peak_memory_mb() - meter.memory_mb() < 5
     while meter.cpu_seconds() - before[0] < 0.05:
         sum(range(10000))
+
+
+def test_options_given_twice_are_all_that_was_given():
+    options = parse_arguments(['--weights', 'a', '--weights', 'b', '--rates', '5', '--rates', '7'])
+    assert (options.weights, options.rates) == (['a', 'b'], [5, 7])
+    assert parse_arguments([]).rates == [10, 30, 60, 120]
 
 
 def test_sums_are_of_the_stages_that_they_name():
