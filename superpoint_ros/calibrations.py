@@ -130,6 +130,9 @@ def _check_model(model: Any) -> None:
 
 
 def _from_list(content: dict[str, Any]) -> list[Calibration]:
+    cameras = content['cameras']
+    if not cameras:
+        raise ValueError('its list of cameras is empty')
     return [
         _pinhole(
             [camera['width'], camera['height']],
@@ -137,7 +140,7 @@ def _from_list(content: dict[str, Any]) -> list[Calibration]:
             camera['distortion_model'],
             camera['distortion'],
         )
-        for camera in content['cameras']
+        for camera in cameras
     ]
 
 

@@ -221,7 +221,7 @@ def test_the_true_motion_moves_points_from_frame_to_frame(tmp_path):
         (lambda root: (root / 'poses.txt').write_text('0.0 1 2 3'), 'line 1: a pose is time'),
         (lambda root: (root / 'poses.txt').write_text('zero 1 2 3 0 0 0 1'), 'line 1.*not numbers'),
         (lambda root: (root / 'intrinsics.yaml').unlink(), 'intrinsics.yaml'),
-        (lambda root: (root / 'intrinsics.yaml').write_text('cameras: []'), 'lacks or garbles'),
+        (lambda root: (root / 'intrinsics.yaml').write_text('cameras: []'), 'list of cameras is empty'),
         (lambda root: (root / 'intrinsics.yaml').write_text('nothing'), 'no names'),
         (lambda root: (root / 'timestamps.txt').write_text('0 0.0 nothing'), 'names no picture'),
         (lambda root: (root / 'timestamps.txt').write_text('left/000000.png 0.0'), 'has no time before the file'),
