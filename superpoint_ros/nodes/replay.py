@@ -178,8 +178,8 @@ class Replay(Node):
                 return False
         elif self._settings['image_transport'] == 'compressed' and isinstance(image, Image):
             raise RecordingError('These images are not compressed: leave image_transport at raw.')
-        now = self._settings['stamps'] == 'now'  # not by the node's clock, which may wait for the /clock from here
-        image.header.stamp = stamp = time_of(time_ns() if now else shot.stamp_ns + shift_ns)
+        moment = self._now_ns() if self._settings['stamps'] == 'now' else shot.stamp_ns + shift_ns
+        image.header.stamp = stamp = time_of(moment)
         if self._time:
             self._time.publish(Clock(clock=stamp))
         if shot.info is not None:
@@ -189,6 +189,10 @@ class Replay(Node):
         if self._settings['rate'] == 0:
             self._wait_for_answer(stamp_ns(stamp))
         return True
+
+    def _now_ns(self) -> int:
+        """By the node's clock, unless that may be the one that is made here."""
+        return time_ns() if self._time else self.get_clock().now().nanoseconds
 
     def _wait_for_subscribers(self, count: int) -> None:
         answered = self._settings['rate'] == 0
