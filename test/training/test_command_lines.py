@@ -60,6 +60,22 @@ def test_a_run_goes_on_with_its_recordings_and_pictures_however_their_paths_are_
 
 
 @pytest.mark.parametrize(
+    ('words', 'robot', 'general'),
+    [
+        ([], 0.012, 0.018),
+        (['--levels', '1'], 0.006, 0.009),
+        (['--levels', '1', '--labels', 'threshold=0.02'], 0.02, 0.03),
+        (['--levels', '1', '--general-threshold', '0.5'], 0.006, 0.5),
+        (['--labels', 'threshold=0.9'], 0.9, 0.99),
+    ],
+)
+def test_labels_are_denser_for_one_level_and_surer_on_general_pictures(words, robot, general):
+    request = train_from_bag.make_request(train_from_bag.parse([*NEEDED[train_from_bag], *words]))
+    assert request.labels.threshold == robot
+    assert request.general_threshold == pytest.approx(general)
+
+
+@pytest.mark.parametrize(
     ('command', 'words', 'complaint'),
     [
         (train_from_bag, ['--short-side', '0'], '--short-side must be at least 32 pixels'),

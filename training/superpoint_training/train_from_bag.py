@@ -37,6 +37,10 @@ from superpoint_training.retraining.workspace import Workspace
 
 DONE, ERROR, INTERRUPTED, NOT_BETTER = 0, 1, 3, 4
 """Exit statuses."""
+ONE_LEVEL_THRESHOLD = 0.006
+"""Of labels for a front-end that looks at one level; several levels find such weak places by themselves."""
+SURER = 1.5
+"""How many times as sure labels of general pictures are, so that they hold on to what is known."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,8 +80,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--general-limit', type=int, default=400, help='maximum number of these; default: 400')
     parser.add_argument(
-        '--general-threshold', type=float, default=0.018, help='of their labels: few and sure; default: 0.018'
-    )
+        '--general-threshold', type=float,
+        help=f"of their labels: few and sure; default: {SURER:g} times that of the recordings' labels",
+    )  # fmt: skip
     parser.add_argument(
         '--general-pairs', type=Path, metavar='DIR',
         help='homography pairs to judge forgetting by; default: views of shipped pictures that are not trained on',
@@ -116,7 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--short-side must be at least {SMALLEST_SIDE} pixels')
     if options.general_limit < 1:
         parser.error('--general-limit must be at least 1; to train without general pictures, --set mix.general=0')
-    if not 0 <= options.general_threshold < 1:
+    if options.general_threshold is not None and not 0 <= options.general_threshold < 1:
         parser.error('--general-threshold is a probability: at least 0 and less than 1')
     if not all(0 < share <= 1 for share in options.blend or ()):
         parser.error('--blend must be more than 0 and at most 1')
@@ -137,6 +142,9 @@ def make_request(options: argparse.Namespace) -> Request:
     """
     config = share_directory() / 'config' / 'training'
     start = options.start or options.recipe
+    dense = [f'threshold={ONE_LEVEL_THRESHOLD}'] if options.levels == 1 else []
+    labels = load_config(LabelConfig, config / 'fine_tune_labels.yaml', [*dense, *options.labels])
+    surer = min(SURER * labels.threshold, 0.99) if options.general_threshold is None else options.general_threshold
     fine_tune = 'fine_tune.yaml' if options.recipe == 'superpoint' else f'fine_tune_{options.recipe}.yaml'
     return Request(
         recordings=options.bag,
@@ -147,7 +155,7 @@ def make_request(options: argparse.Namespace) -> Request:
         recipe=options.recipe,
         training=load_config(RECIPES[options.recipe].config, options.config or config / fine_tune, options.set),
         harvest=from_mapping(HarvestConfig, overridden({}, options.harvest), '--harvest'),
-        labels=load_config(LabelConfig, config / 'fine_tune_labels.yaml', options.labels),
+        labels=labels,
         proof=from_mapping(ProofConfig, overridden({}, options.proof), '--proof'),
         blend=tuple(dict.fromkeys(options.blend or Request.blend)),
         short_side=options.short_side,
@@ -155,7 +163,7 @@ def make_request(options: argparse.Namespace) -> Request:
         minutes=options.minutes,
         general=options.general,
         general_limit=options.general_limit,
-        general_threshold=options.general_threshold,
+        general_threshold=surer,
         general_pairs=options.general_pairs,
         protocol=options.protocol,
         levels=options.levels,
