@@ -38,7 +38,7 @@ TINY = [
     '--from', 'superpoint_small', '--general-limit', '2', '--short-side', '120', '--jobs', '1', '--blend', '1',
     '--levels', '1',
     '--harvest', 'min_train_frames=4', 'held_out_run=8', 'gap_seconds=0.05', 'min_change=0.01',
-    '--labels', 'views=2', 'min_views=1',
+    '--labels', 'views=2', 'min_views=1', 'threshold=0.012',
     '--set', 'loop.steps=12', 'loop.batch_size=4', 'loop.validate_every=6', 'loop.checkpoint_seconds=0.01',
     'loop.workers=0', "loop.watch=''", 'loop.patience=0', 'pairs.size=64', 'pairs.points=40', '--proof', 'gaps=[1]',
 ]  # fmt: skip
