@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superpoint_ros.demo.scene import Pose, Scene, Surface
-from superpoint_ros.photographs import photographs
+from superpoint_ros.photographs import FOLDER
 
 TEXELS_PER_METRE = 300
 WALK_SECONDS = -0.5, 12.0
@@ -86,7 +86,7 @@ def _crate(
 
 
 def _load(name: str) -> Texture:
-    path = photographs()[0].with_name(f'{name}.jpg')
+    path = FOLDER / f'{name}.jpg'
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise FileNotFoundError(f'{path} is missing or damaged: install the package again.')

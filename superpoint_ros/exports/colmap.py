@@ -125,7 +125,7 @@ def _new_database(path: Path) -> Iterator[Any]:
         yield database
     except BaseException:
         database.close()
-        partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
     database.close()
     partial.replace(path)

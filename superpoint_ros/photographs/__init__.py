@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+FOLDER = Path(__file__).parent
+
 
 def photographs() -> list[Path]:
     """JPEG files that the package ships.
@@ -9,8 +11,7 @@ def photographs() -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    folder = Path(__file__).parent
-    found = sorted(folder.glob('*.jpg'))
+    found = sorted(FOLDER.glob('*.jpg'))
     if not found:
-        raise FileNotFoundError(f'no photographs in {folder}: install the package again')
+        raise FileNotFoundError(f'no photographs in {FOLDER}: install the package again')
     return found

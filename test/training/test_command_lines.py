@@ -45,17 +45,17 @@ def test_a_share_of_the_way_is_tried_once():
 
 
 def test_a_run_goes_on_with_its_recordings_and_pictures_however_their_paths_are_written(tmp_path, monkeypatch):
-    (tmp_path / 'work').mkdir()
+    (tmp_path / 'here').mkdir()
     (tmp_path / 'link').symlink_to(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.chdir(tmp_path / 'work')
+    monkeypatch.chdir(tmp_path / 'here')
 
     def settings(folder):
         places = ['--bag', f'{folder}/b', f'{folder}/c', '--general', f'{folder}/g', '--general-pairs', f'{folder}/p']
         return train_from_bag.make_request(train_from_bag.parse([*places, '--out', 'w.safetensors'])).settings()
 
     expected = settings(tmp_path)
-    assert [settings(folder) for folder in ('..', '~', '../link', '../work/..')] == [expected] * 4
+    assert [settings(folder) for folder in ('..', '~', '../link', '../here/..')] == [expected] * 4
     assert settings('.') != expected
 
 

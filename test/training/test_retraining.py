@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from superpoint_ros.photographs import photographs
+from superpoint_ros.photographs import FOLDER
 from superpoint_training.distributed import World
 from superpoint_training.loop import LoopConfig
 from superpoint_training.protocols import PROTOCOLS
@@ -31,7 +31,7 @@ def test_no_shipped_picture_both_trains_and_judges():
 
 
 def test_all_shipped_pictures_are_used_where_the_user_gives_the_others():
-    own = photographs()[0].parent
+    own = FOLDER
     assert len(general_frames(None, own, 400)) == len(general_pairs(own, None, PROTOCOL, 1)) == 9
     assert len(general_frames(own, None, 400)) == 9
     assert len(general_frames(None, None, 2)) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superpoint_ros.photographs import photographs
+from superpoint_ros import photographs
 from superpoint_training.evaluation.pair_run import PreparedPair, prepare_pairs
 from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.evaluation.recording_run import warped_pairs
@@ -26,7 +26,7 @@ def general_frames(pictures: Path | None, pairs: Path | None, limit: int) -> Fra
     """
     if pictures is None and pairs is None:
         limit = min(limit, TRAINED_ON)
-    return Frames(pictures or photographs()[0].parent, limit)
+    return Frames(pictures or photographs.FOLDER, limit)
 
 
 def general_pairs(pictures: Path | None, pairs: Path | None, protocol: Protocol, jobs: int) -> list[PreparedPair]:
@@ -39,7 +39,7 @@ def general_pairs(pictures: Path | None, pairs: Path | None, protocol: Protocol,
         ValueError: no pair is usable.
     """
     if pairs is None:
-        frames = Frames(photographs()[0].parent)
+        frames = Frames(photographs.FOLDER)
         return warped_pairs([frames[index] for index in range(0 if pictures else TRAINED_ON, len(frames))], protocol)
     usable, skipped = prepare_pairs(find_pairs(pairs)[0], protocol, jobs)
     if not usable:

@@ -61,13 +61,13 @@ class Request:
     harvest: HarvestConfig
     labels: LabelConfig
     proof: ProofConfig
+    general_threshold: float
     short_side: int = 256
     rounds: int = 1
     blend: tuple[float, ...] = (1.0, 0.95, 0.85, 0.7, 0.5)
     minutes: float | None = None
     general: Path | None = None
     general_limit: int = 400
-    general_threshold: float = 0.018
     general_pairs: Path | None = None
     protocol: str = 'superpoint-240'
     levels: int = LEVELS
