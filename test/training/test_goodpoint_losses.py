@@ -10,15 +10,14 @@ from torch.nn.functional import normalize
 from superpoint_ros.networks import GoodPoint, GoodPointConfig
 from superpoint_training.examples import PairsConfig
 from superpoint_training.photometric import CHANGES, PhotometricConfig, augment
+from superpoint_training.recipes.geometry import blur, gaussian, look_up, warp
 from superpoint_training.recipes.goodpoint import (
     GoodPointTraining,
     agree,
-    blur,
     cell_maxima,
     goodpoint_losses,
     heatmap_loss,
     keypoint_loss,
-    look_up,
     three_part_loss,
 )
 
@@ -71,8 +70,6 @@ def test_targets_of_both_views_are_one_point_of_the_picture():
     points = torch.rand(1, 30, 2, generator=generator) * torch.tensor([80.0, 50.0])
     others, described = torch.rand(1, 40, 2, generator=generator) * 60, torch.randn(2, 1, 40, 4, generator=generator)
     found = agree(points, others, described[0][:, :30], described[1], TILT, EVERYWHERE, EVERYWHERE, 1e9)
-    from superpoint_training.recipes.points import warp
-
     torch.testing.assert_close(warp(found.targets, TILT), found.other_targets, atol=1e-3, rtol=1e-4)
 
 
@@ -94,7 +91,7 @@ def test_keypoint_loss_by_hand():
 def test_a_blur_keeps_the_sum_and_equals_float64():
     heatmap = torch.zeros(1, 21, 21)
     heatmap[0, 10, 10] = 2
-    blurred = blur(heatmap, 1.5)
+    blurred = blur(heatmap, gaussian(1.5, heatmap) / gaussian(1.5, heatmap).sum())
     assert blurred.sum().item() == pytest.approx(2, rel=1e-5)
     steps = np.arange(-4, 5)
     profile = np.exp(-(steps**2) / (2 * 1.5**2))
@@ -115,7 +112,8 @@ def test_heatmap_loss_is_zero_for_a_detector_that_moves_with_the_picture():
 def test_heatmap_loss_against_a_loop():
     first, second = torch.rand(2, 1, *SIZE, generator=torch.Generator().manual_seed(1))
     valid, other_valid = torch.rand(2, 1, *SIZE, generator=torch.Generator().manual_seed(2)) < 0.8
-    a, b = blur(first, 1.0)[0].double().numpy(), blur(second, 1.0)[0].double().numpy()
+    profile = gaussian(1.0, first) / gaussian(1.0, first).sum()
+    a, b = (blur(each, profile)[0].double().numpy() for each in (first, second))
     errors = []
     for y in range(SIZE[0]):
         for x in range(SIZE[1]):

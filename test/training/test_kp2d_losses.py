@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from superpoint_ros.networks import KP2D, KP2DConfig
 from superpoint_ros.networks.kp2d import OutlierNetwork
+from superpoint_training.recipes.geometry import warp
 from superpoint_training.recipes.kp2d import (
     KP2DTraining,
     descriptor_distances,
@@ -17,7 +18,8 @@ from superpoint_training.recipes.kp2d import (
     outlier_loss,
     triplet_loss,
 )
-from superpoint_training.recipes.points import correspond, location_loss, score_loss, warp
+from superpoint_training.recipes.losses import location_loss, score_loss
+from superpoint_training.recipes.points import correspond
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -27,13 +29,14 @@ def test_location_loss_by_hand():
     second = view([[15.0, 11.0], [25.0, 24.0], [30.0, 30.0]])
     matches = correspond(first, second, SHIFT, 4.0)
     assert matches.together[0].tolist() == [True, False, False]  # the second is 6 px off, the third out of sight
-    assert location_loss(matches).item() == pytest.approx(3.0)
+    assert location_loss(matches.distances, matches.together).item() == pytest.approx(3.0)
 
 
 def test_location_loss_is_zero_for_keypoints_that_move_with_the_picture():
     points = torch.rand(40, 2) * 30 + 5
     first, second = view(points), view(warp(points[None], TILT)[0])
-    assert location_loss(correspond(first, second, TILT, 4.0)) < 1e-4
+    matches = correspond(first, second, TILT, 4.0)
+    assert location_loss(matches.distances, matches.together) < 1e-4
 
 
 def test_triplet_loss_against_a_loop():

@@ -215,6 +215,17 @@ def test_repeatability_looks_at_the_right_place_under_autocast():
     assert actual == pytest.approx(expected, rel=0.02)  # the blur is a convolution, in bfloat16
 
 
+def test_what_lies_behind_the_horizon_is_not_shared():
+    """Turned half a turn and tilted: beyond x = 15, where a view of it would be upside down, there is nothing."""
+    homography = torch.tensor([[[-1.0, 0, 15], [0, -1, 12], [-1 / 15, 0, 1]]])
+    logits = [3 * torch.randn(1, 65, 3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    first, second = map(score_map, logits)
+    behind = first.clone()
+    behind[..., 16:] = torch.rand(1, 24, 16)
+    losses = [repeatability_loss(each, second, homography, EVERYWHERE, EVERYWHERE) for each in (first, behind)]
+    assert losses[0] == losses[1] != 0
+
+
 def test_following_the_repeatability_loss_finds_the_other_pictures_keypoints():
     second = score_map(sure_of((16, 8), (8, 20)))
     logits = torch.zeros(1, 65, 3, 4, requires_grad=True)

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from superpoint_training.recipes.points import (
-    View,
-    correspond,
-    is_inside,
-    magnification,
-    unsupervised_point_loss,
-    view_of,
-    warp,
-)
+from superpoint_training.recipes.geometry import is_inside, magnification, warp
+from superpoint_training.recipes.losses import unsupervised_point_loss
+from superpoint_training.recipes.points import View, correspond, view_of
 
 SHIFT = torch.tensor([[[1.0, 0, 5], [0, 1, -2], [0, 0, 1]]])
 TILT = torch.tensor([[[0.9, 0.15, 2], [-0.1, 1.1, 1], [1e-3, -5e-4, 1]]])

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from superpoint_ros.networks import UnsuperPoint, UnsuperPointConfig
-from superpoint_training.recipes.points import FAR, correspond, location_loss, score_loss
+from superpoint_training.recipes.geometry import FAR
+from superpoint_training.recipes.losses import location_loss, score_loss
+from superpoint_training.recipes.points import correspond
 from superpoint_training.recipes.unsuperpoint import (
     UnsuperPointTraining,
     decorrelation_loss,
@@ -25,7 +27,7 @@ def test_position_and_score_losses_by_hand():
     first = view([[10.0, 10.0], [20.0, 20.0]], scores=[0.9, 0.4])
     second = view([[15.0, 11.0], [25.0, 17.0]], scores=[0.5, 0.6])
     matches = correspond(first, second, SHIFT, 4.0)
-    assert location_loss(matches).item() == pytest.approx((3 + 1) / 2)
+    assert location_loss(matches.distances, matches.together).item() == pytest.approx((3 + 1) / 2)
     assert score_loss(first.scores, matches.of_other(second.scores), matches.together).item() == pytest.approx(
         (0.16 + 0.04) / 2
     )

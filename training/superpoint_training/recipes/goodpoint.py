@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, max_pool2d, normalize
+from torch.nn.functional import max_pool2d, normalize
 
 from superpoint_ros.networks import STRIDE, GoodPoint, GoodPointConfig, sample_at, score_map
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import by_pixel, info_nce_loss, mean_of_means
+from superpoint_training.recipes.geometry import FAR, blur, by_pixel, gaussian, is_inside, look_up, pixel_grid, warp
+from superpoint_training.recipes.losses import info_nce_loss, mean_of_means
 from superpoint_training.recipes.pairs import images, pair_examples
-from superpoint_training.recipes.points import FAR, is_inside, warp
 from superpoint_training.recipes.recipe import Recipe
 
 DESCRIPTOR_LOSSES = ('three_part', 'info_nce')
@@ -141,14 +141,6 @@ def agree(
     return Agreement(points, moved, visible, nearest, separation, agreed, targets, other_targets)
 
 
-def look_up(values: Tensor, points: Tensor) -> Tensor:
-    """The value of the pixel each point lies in: `[B, H, W]` at `[B, N, 2]` to `[B, N]`; beyond the border its own."""
-    height, width = values.shape[1:]
-    x, y = points.round().long().unbind(-1)
-    flat = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    return values.flatten(1).gather(1, flat)
-
-
 def keypoint_loss(heatmap: Tensor, targets: Tensor, agreed: Tensor) -> Tensor:
     """Minus half the mean log probability of the agreed keypoints, of one view (training loss, L_keypoints).
 
@@ -174,27 +166,15 @@ def heatmap_loss(heatmap: Tensor, other: Tensor, homography: Tensor, valid: Tens
         heatmap, other: `[B, H, W]` probabilities of the two views.
         homography: `[B, 3, 3]`, the first view's pixels to the second's.
         valid, other_valid: `[B, H, W]` bool.
-        sigma: of the blur G, pixels.
+        sigma: of the blur G, a Gaussian of sum 1, pixels.
     """
     height, width = heatmap.shape[1:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=heatmap.device), torch.arange(width, device=heatmap.device), indexing='ij'
-    )
-    pixels = torch.stack([x, y], dim=-1).reshape(1, -1, 2).float().expand(len(heatmap), -1, -1)
-    moved = warp(pixels, homography)
+    moved = warp(pixel_grid(height, width, homography), homography)
     shared = valid.flatten(1) & is_inside(moved, (height, width)) & look_up(other_valid, moved)
-    errors = blur(heatmap, sigma).flatten(1) - look_up(blur(other, sigma), moved)
-    return mean_of_means(errors.square(), shared)
-
-
-def blur(heatmap: Tensor, sigma: float) -> Tensor:
-    """`[B, H, W]` convolved with a Gaussian of sum 1."""
-    reach = max(1, round(3 * sigma))
-    steps = torch.arange(-reach, reach + 1, device=heatmap.device, dtype=heatmap.dtype)
-    profile = torch.exp(-steps.square() / (2 * sigma**2))
+    profile = gaussian(sigma, heatmap)
     profile = profile / profile.sum()
-    down = conv2d(heatmap[:, None], profile[None, None, :, None], padding=(reach, 0))
-    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].to(heatmap.dtype)
+    errors = blur(heatmap, profile).flatten(1) - look_up(blur(other, profile), moved)
+    return mean_of_means(errors.square(), shared)
 
 
 def three_part_loss(

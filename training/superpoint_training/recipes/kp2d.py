@@ -20,16 +20,19 @@ from torch.linalg import vector_norm
 from superpoint_ros.networks import KP2D, KP2DConfig
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import info_nce_loss, mean_of_means
+from superpoint_training.recipes.losses import (
+    info_nce_loss,
+    location_loss,
+    mean_of_means,
+    score_loss,
+    unsupervised_point_loss,
+)
 from superpoint_training.recipes.pairs import pair_examples, two_views
 from superpoint_training.recipes.points import (
     Correspondences,
     View,
     correspond,
-    location_loss,
-    score_loss,
     separations,
-    unsupervised_point_loss,
 )
 from superpoint_training.recipes.recipe import Recipe
 
@@ -154,7 +157,7 @@ def _losses(
     other_scores = matches.of_other(second.scores)
     mean_scores = (first.scores + other_scores) / 2
     losses = {
-        'location': location_loss(matches),
+        'location': location_loss(matches.distances, matches.together),
         'point': unsupervised_point_loss(mean_scores, matches.distances, matches.together),
         'consistency': score_loss(first.scores, other_scores, matches.together),
     }

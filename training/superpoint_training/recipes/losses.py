@@ -1,4 +1,4 @@
-"""Losses of SuperPoint's two trainings, some of which other papers' share, as functions of tensors alone.
+"""Losses of SuperPoint's two trainings, and those that several papers share, as functions of tensors alone.
 
 Each is a mean over pairs (or pictures) of what each comes to on its own, so that the loss of a batch is the mean of
 the losses of its parts, however it is cut.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, cross_entropy, grid_sample, normalize, pixel_unshuffle
+from torch.nn.functional import cross_entropy, grid_sample, normalize, pixel_unshuffle
 
-from superpoint_ros.networks import STRIDE
+from superpoint_ros.networks import STRIDE, cell_centres
+from superpoint_training.recipes.geometry import blur, by_pixel, gaussian, pixel_grid, warp
 
 POSITIVE_WEIGHT, POSITIVE_MARGIN, NEGATIVE_MARGIN = 0.05, 1.0, 0.2
 """lambda_d, m_p and m_n of SuperPoint's descriptor loss."""
@@ -84,34 +85,16 @@ def repeatability_loss(
         mean over the pictures of the mean over cells that both show; 0 for pictures that share nothing.
     """
     with torch.no_grad():
-        found, shared = _seen_through(_blurred(other_scores, sigma), other_valid, homography)
+        closeness = blur(other_scores, gaussian(sigma, other_scores)).clamp(max=1)
+        found, shared = _seen_through(closeness, other_valid, homography)
         shared &= by_pixel(valid)
     return -mean_of_means(scores * (found - price), shared) * STRIDE**2
-
-
-def _blurred(probabilities: Tensor, sigma: float) -> Tensor:
-    """`[B, H, W]` blurred by a Gaussian of height 1, at most 1."""
-    reach = round(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1, device=probabilities.device, dtype=probabilities.dtype)
-    profile = torch.exp(-(offsets**2) / (2 * sigma**2))
-    down = conv2d(probabilities[:, None], profile[None, None, :, None], padding=(reach, 0))
-    return conv2d(down, profile[None, None, None], padding=(0, reach))[:, 0].float().clamp(max=1)
-
-
-def by_pixel(cells: Tensor) -> Tensor:
-    """`[B, 8h, 8w]` of a value a cell."""
-    return cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
 
 
 def _seen_through(map_: Tensor, valid: Tensor, homography: Tensor) -> tuple[Tensor, Tensor]:
     """The map `[B, H, W]` of the picture that the homography leads to, and where it shows valid cells."""
     height, width = map_.shape[-2:]
-    x = torch.arange(width, device=map_.device, dtype=map_.dtype)
-    y = torch.arange(height, device=map_.device, dtype=map_.dtype)[:, None]
-    # Not a matrix product: autocast would make bfloat16 of it, which is most of a pixel off at 150.
-    rows = homography.to(map_.dtype)[..., None, None].unbind(1)
-    across, down, depth = (row[:, 0] * x + row[:, 1] * y + row[:, 2] for row in rows)
-    moved = torch.stack([across / depth, down / depth], dim=-1)
+    moved = warp(pixel_grid(height, width, map_), homography.to(map_.dtype)).unflatten(1, (height, width))
     grid = (moved + 0.5) / map_.new_tensor([width, height]) * 2 - 1
     seen = grid_sample(torch.stack([map_, by_pixel(valid).to(map_.dtype)], dim=1), grid, align_corners=False)
     return seen[:, 0], seen[:, 1] > 0.999
@@ -144,11 +127,8 @@ def dense_hinge_loss(first: Tensor, second: Tensor, centres_in_second: Tensor, v
         mean over the pictures of the mean over a picture's valid pairs, times h * w; 0 for one that has none.
     """
     rows, columns = second.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(rows, device=second.device), torch.arange(columns, device=second.device), indexing='ij'
-    )
-    centres = (torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5) * STRIDE - 0.5
-    together = torch.cdist(centres_in_second.float(), centres.float()[None]) <= STRIDE
+    centres = cell_centres(rows, columns, second.device).reshape(1, -1, 2)
+    together = torch.cdist(centres_in_second.float(), centres) <= STRIDE
     a, b = (normalize(d.float(), dim=1).flatten(2) for d in (first, second))
     similarity = (a.transpose(1, 2) @ b).relu()
     hinges = hinge(similarity, together, POSITIVE_WEIGHT, POSITIVE_MARGIN, NEGATIVE_MARGIN)
@@ -191,7 +171,7 @@ def info_nce_loss(
     itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
     positions = points_in_second.float()
     near = torch.cdist(positions, positions) < SAFE_RADIUS
-    ignored = (near & ~itself) | (~valid[:, None, :] & ~itself) | (~valid[:, :, None] & ~itself)
+    ignored = ~itself & (near | ~valid[:, None, :] | ~valid[:, :, None])
     logits = similarity.masked_fill(ignored, -1e4)
     target = torch.arange(similarity.shape[1], device=similarity.device).expand(similarity.shape[:2])
     forth = logits
@@ -201,3 +181,37 @@ def info_nce_loss(
         logits, target, reduction='none'
     )
     return mean_of_means(both / 2, valid)
+
+
+def location_loss(distances: Tensor, together: Tensor) -> Tensor:
+    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k`, `[B, N]` each.
+
+    UnsuperPoint, section 4.1, equation 6; KP2D, section 3.1.
+    """
+    return mean_of_means(distances, together)
+
+
+def score_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
+    """Keypoints that belong together have one score: `L = mean_k (s_a - s_b)^2`, `[B, N]` each.
+
+    UnsuperPoint, section 4.1, equation 7; KP2D, section 3.1.
+    """
+    return mean_of_means((scores - other_scores).square(), together)
+
+
+def unsupervised_point_loss(scores: Tensor, distances: Tensor, together: Tensor) -> Tensor:
+    """A keypoint that is found again nearer than others should score higher (UnsuperPoint, section 4.1, equation 8).
+
+        L = mean_k s_k (d_k - mean(d)),   s_k = (s_a + s_b) / 2
+
+    Args:
+        scores: `[B, N]` the mean scores s_k of pairs of keypoints.
+        distances: `[B, N]` d_k, pixels.
+        together: `[B, N]` bool, pairs that count.
+
+    Returns:
+        mean over the pictures; 0 for one without pairs. No pair's scores of 0 are its minimum: wherever some distances
+        are below their mean, raising those scores makes it negative.
+    """
+    mean = (distances * together).sum(1, keepdim=True) / together.sum(1, keepdim=True).clamp(min=1)
+    return mean_of_means(scores * (distances - mean), together)

@@ -13,9 +13,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
 from superpoint_ros.networks import STRIDE, cell_centres, sample_at
-from superpoint_training.recipes.losses import mean_of_means
-
-FAR = 1e6  # pixels; where a point is that can't be met
+from superpoint_training.recipes.geometry import FAR, is_inside, warp
 
 
 class View(NamedTuple):
@@ -95,57 +93,3 @@ def correspond(view: View, other: View, homography: Tensor, radius: float) -> Co
 def separations(moved: Tensor, other: View) -> Tensor:
     """`[B, N, M]` pixels from points in the other view to its keypoints; those that do not count are far."""
     return torch.cdist(moved, other.points).masked_fill(~other.valid[:, None], FAR)
-
-
-def warp(points: Tensor, homography: Tensor) -> Tensor:
-    """Points `[B, N, 2]` moved by `[B, 3, 3]`; those on or beyond its horizon become far away."""
-    # Elementwise: of a matrix product autocast would make bfloat16, which is off by half a pixel at 200.
-    homogeneous = (homography[:, None, :, :2] * points[:, :, None]).sum(dim=-1) + homography[:, None, :, 2]
-    return homogeneous[..., :2] / homogeneous[..., 2:].clamp(min=1e-3)
-
-
-def magnification(points: Tensor, homography: Tensor) -> Tensor:
-    """`[B, N]` how much larger a homography `[B, 3, 3]` makes what lies at points `[B, N, 2]`: the root of the area."""
-    depth = (homography[:, None, 2, :2] * points).sum(dim=-1) + homography[:, None, 2, 2]
-    return (torch.linalg.det(homography)[:, None] / depth**3).abs().sqrt()
-
-
-def is_inside(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which points `[B, N, 2]` lie between the centres of a picture's border pixels: `[B, N]` bool."""
-    height, width = size
-    limit = points.new_tensor([width - 1, height - 1])
-    return ((points >= 0) & (points <= limit)).all(dim=-1)
-
-
-def location_loss(matches: Correspondences) -> Tensor:
-    """How far keypoints that belong together lie apart, in pixels: `L = mean_k d_k`.
-
-    UnsuperPoint, section 4.1, equation 6; KP2D, section 3.1.
-    """
-    return mean_of_means(matches.distances, matches.together)
-
-
-def score_loss(scores: Tensor, other_scores: Tensor, together: Tensor) -> Tensor:
-    """Keypoints that belong together have one score: `L = mean_k (s_a - s_b)^2`, `[B, N]` each.
-
-    UnsuperPoint, section 4.1, equation 7; KP2D, section 3.1.
-    """
-    return mean_of_means((scores - other_scores).square(), together)
-
-
-def unsupervised_point_loss(scores: Tensor, distances: Tensor, together: Tensor) -> Tensor:
-    """A keypoint that is found again nearer than others should score higher (UnsuperPoint, section 4.1, equation 8).
-
-        L = mean_k s_k (d_k - mean(d)),   s_k = (s_a + s_b) / 2
-
-    Args:
-        scores: `[B, N]` the mean scores s_k of pairs of keypoints.
-        distances: `[B, N]` d_k, pixels.
-        together: `[B, N]` bool, pairs that count.
-
-    Returns:
-        mean over the pictures; 0 for one without pairs. No pair's scores of 0 are its minimum: wherever some distances
-        are below their mean, raising those scores makes it negative.
-    """
-    mean = (distances * together).sum(1, keepdim=True) / together.sum(1, keepdim=True).clamp(min=1)
-    return mean_of_means(scores * (distances - mean), together)

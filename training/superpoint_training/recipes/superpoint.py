@@ -14,6 +14,7 @@ from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample
 from superpoint_ros.pyramid import step
 from superpoint_training.examples import PairsConfig, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
+from superpoint_training.recipes.geometry import magnification
 from superpoint_training.recipes.losses import (
     dense_hinge_loss,
     detector_loss,
@@ -22,7 +23,6 @@ from superpoint_training.recipes.losses import (
     repeatability_loss,
 )
 from superpoint_training.recipes.pairs import images, pair_examples
-from superpoint_training.recipes.points import magnification
 from superpoint_training.recipes.recipe import Recipe
 from superpoint_training.sources import PairSource
 
@@ -45,8 +45,7 @@ class SuperPointTraining:
 
     Attributes:
         network: used when training starts from nothing or from weights of another shape.
-        mix: weight of every source of pictures, by name; `shapes` are Synthetic Shapes, rendered, and a source
-            that is not there leaves its share to the others.
+        mix: weight of every source of pictures, by name, and of no others; `shapes` are Synthetic Shapes, rendered.
         pairs: how views are cut out of frames.
         descriptor_loss: `info_nce`, sparse, or `dense_hinge`, the paper's.
         detector_weight: factor of the detector loss, both views together.

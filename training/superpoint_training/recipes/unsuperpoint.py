@@ -25,17 +25,21 @@ from torch import Tensor
 from superpoint_ros.networks import STRIDE, CellNetwork, UnsuperPoint, UnsuperPointConfig, cell_centres
 from superpoint_training.examples import PairsConfig
 from superpoint_training.loop import LoopConfig
-from superpoint_training.recipes.losses import hinge, info_nce_loss, mean_of_means
+from superpoint_training.recipes.geometry import FAR
+from superpoint_training.recipes.losses import (
+    hinge,
+    info_nce_loss,
+    location_loss,
+    mean_of_means,
+    score_loss,
+    unsupervised_point_loss,
+)
 from superpoint_training.recipes.pairs import pair_examples, two_views
 from superpoint_training.recipes.points import (
-    FAR,
     Correspondences,
     View,
     correspond,
-    location_loss,
-    score_loss,
     separations,
-    unsupervised_point_loss,
 )
 from superpoint_training.recipes.recipe import Recipe
 
@@ -164,7 +168,7 @@ def _losses(first: View, second: View, batch: dict[str, Tensor], config: Unsuper
     descriptors = [view.describe(view.points) for view in (first, second)]
     described = matches.visible & batch['described'][:, None]
     losses = {
-        'position': location_loss(matches),
+        'position': location_loss(matches.distances, matches.together),
         'score': score_loss(first.scores, other_scores, matches.together),
         'point': unsupervised_point_loss(mean_scores, matches.distances, matches.together),
         'uniform': (_uniform(first) + _uniform(second)) / 2,
