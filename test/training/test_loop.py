@@ -270,6 +270,20 @@ def test_a_lost_gpu_is_said_and_the_checkpoint_is_whole(tmp_path):
     assert same(resumed.network.state_dict(), whole.network.state_dict())
 
 
+@pytest.mark.parametrize('step', [0, 10])
+def test_a_gpu_that_is_lost_in_validation_is_said_too(tmp_path, step):
+    seen = []
+
+    def validate(_):
+        seen.append(0)
+        if len(seen) > step // 10:
+            raise RuntimeError('CUDA error: unspecified launch failure')
+        return {}
+
+    with pytest.raises(TrainingError, match=f'the GPU failed.* of step {step} is whole'):
+        run(tmp_path, validate=validate, validate_every=10)
+
+
 class Failing(Dataset):
     """Examples up to one that can't be read, or that ends the process that makes it."""
 

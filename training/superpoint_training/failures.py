@@ -33,22 +33,21 @@ def halved(tried: int, what: str, message: str) -> int:
     return tried // 2
 
 
-def device_lost(error: BaseException) -> bool:
-    """Whether the error says that the GPU itself failed: off the bus, reset, or a fault that ends its context."""
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ('CUDA error', 'CUDNN_STATUS'))
+def what_failed(error: BaseException) -> str:
+    """Which part of the machine an error says has failed, for people; empty if it says nothing of the kind.
 
-
-def worker_failed(error: BaseException) -> bool:
-    """Whether the error is of a process that makes examples: its own, with its stack trace, or that it was killed."""
-    return 'DataLoader worker' in str(error)
+    That is a GPU (off the bus, reset, or a fault that ends its context), or a process that makes examples: by an error
+    of its own, which comes with its stack trace, or because it was killed.
+    """
+    said = str(error)
+    if isinstance(error, RuntimeError) and any(sign in said for sign in ('CUDA error', 'CUDNN_STATUS')):
+        return f'the GPU failed ({first_line(error)})'
+    if 'DataLoader worker' in said:
+        return f'a process that makes examples failed ({said.splitlines()[-1][:300]})'
+    return ''
 
 
 def first_line(error: BaseException) -> str:
     """The part of a message that is for people: without PyTorch's place in its sources and stack traces."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return re.sub(r'^\[enforce fail at .*?\] .*?\. ', '', line)[:300]
-
-
-def last_line(error: BaseException) -> str:
-    """What an error says after the stack trace that it carries from another process."""
-    return str(error).splitlines()[-1][:300]

@@ -17,7 +17,7 @@ from superpoint_training.accumulation import Accumulator, Batch, ComputeLosses
 from superpoint_training.averaging import Average
 from superpoint_training.checkpoints import CheckpointFile
 from superpoint_training.distributed import World
-from superpoint_training.failures import TrainingError, device_lost, first_line, last_line, worker_failed
+from superpoint_training.failures import TrainingError, what_failed
 from superpoint_training.interruptible import Interruptible
 from superpoint_training.journal import Curves, Journal
 
@@ -262,39 +262,47 @@ def train(
     run = _Run(network, config, world, settings)
     file = CheckpointFile(checkpoint, config.checkpoint_seconds, run.state, world)
     run.restore(file.open(settings))
-    began = lap = time.monotonic()
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     with (
         Interruptible() as interrupted,
         Journal(run.curves, config.steps, run.step, describe, logs, world.first) as journal,
     ):
-        if validate and run.validation_is_due:  # of fresh weights, or because a run was stopped while it validated
-            journal.add('validation/', run.step, run.validate(validate))
-        stopped = False
         try:
-            for batch in make_batches(run.step, config.steps) if not run.finished else ():
-                over = minutes is not None and time.monotonic() - began > 60 * minutes
-                stopped = run.take_step(batch, compute_losses, interrupted() or over)
-                journal.advance(run.means)
-                if run.step % config.record_every == 0:
-                    journal.add('loss/', run.step, run.means)
-                    journal.add('', run.step, {'learning_rate': learning_rate(run.step - 1, config)})
-                if validate and run.validation_is_due:
-                    file.try_to_save()  # validation may take its time
-                    journal.add('validation/', run.step, run.validate(validate))
-                now = time.monotonic()
-                run.seconds, lap = run.seconds + now - lap, now
-                file.save_if_due()
-                if stopped or run.finished:
-                    break
+            _go_on(
+                run, file, journal, make_batches, compute_losses, validate,
+                wants_to_stop=lambda: interrupted() or time.monotonic() > deadline,
+            )  # fmt: skip
         except (RuntimeError, ValueError, OSError, MemoryError) as error:
-            if device_lost(error):
-                what = f'the GPU failed ({first_line(error)})'
-            elif worker_failed(error):
-                what = f'a process that makes examples failed ({last_line(error)})'
-                # The trace and PyTorch's frames are a cycle that would keep the processes, whose end ours waits for.
-                error.__traceback__ = None
-            else:
+            what = what_failed(error)
+            if not what:
                 raise
+            # The trace and PyTorch's frames are a cycle that would keep the processes that make examples, whose end
+            # ours waits for.
+            error.__traceback__ = None
             raise TrainingError(f"{what}; '{checkpoint}' of step {file.step} is whole, run again to go on") from error
     file.save()
     return run.outcome()
+
+
+def _go_on(
+    run: _Run, file: CheckpointFile, journal: Journal, make_batches: Callable[[int, int], Iterator[Batch]],
+    compute_losses: ComputeLosses, validate: Validate | None, wants_to_stop: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Steps until the schedule, or the patience, is over, or a process wants to stop."""
+    config, lap = run.config, time.monotonic()
+    if validate and run.validation_is_due:  # of fresh weights, or because a run was stopped while it validated
+        journal.add('validation/', run.step, run.validate(validate))
+    for batch in make_batches(run.step, config.steps) if not run.finished else ():
+        stopped = run.take_step(batch, compute_losses, wants_to_stop())
+        journal.advance(run.means)
+        if run.step % config.record_every == 0:
+            journal.add('loss/', run.step, run.means)
+            journal.add('', run.step, {'learning_rate': learning_rate(run.step - 1, config)})
+        if validate and run.validation_is_due:
+            file.try_to_save()  # validation may take its time
+            journal.add('validation/', run.step, run.validate(validate))
+        now = time.monotonic()
+        run.seconds, lap = run.seconds + now - lap, now
+        file.save_if_due()
+        if stopped or run.finished:
+            break
