@@ -219,8 +219,9 @@ def test_a_truncated_file_is_refused(suffix, share):
         assert raised.value.cause == 'truncated image'
 
 
-def test_padding_after_a_jpeg_is_fine():
-    assert to_array(compressed_message(encode('.jpg', GREY) + bytes(100))).shape == GREY.shape
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_padding_after_a_picture_is_fine(suffix):
+    assert to_array(compressed_message(encode(suffix, GREY) + bytes(100))).shape == GREY.shape
 
 
 @given(data=st.binary(max_size=200))

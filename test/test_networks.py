@@ -201,6 +201,14 @@ def test_a_pickle_is_never_run(tmp_path, suffix, capsys):
     assert 'unpickled' not in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_another_network_or_of_nothing_is_refused(tmp_path):
+    names = [f'conv{level}{letter}' for level in range(1, 5) for letter in 'ab'] + ['convPa', 'convDb']
+    for state in ({}, {'conv1a.weight': torch.zeros(3)}, {f'{name}.weight': torch.zeros(0) for name in names}):
+        torch.save(state, tmp_path / 'w.pth')
+        with pytest.raises(WeightsError, match='layout'):
+            load_network(tmp_path / 'w.pth')
+
+
 @pytest.mark.parametrize(
     ('metadata', 'message'),
     [

@@ -40,6 +40,8 @@ RATES = [10, 30, 60, 120]
 PAPER_FRAMES = 10
 FEWEST_FRAMES = 2
 """The first of a peer's frames has nothing to match, and is not counted."""
+FEWEST_IMAGES = 2
+"""Of the camera of `--node`, between which there is a time."""
 CEILING_BATCH = 64
 """Images at once, on CUDA, for the share of the convolution ceiling that the network reaches."""
 
@@ -199,6 +201,8 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--frames must be {FEWEST_FRAMES} or more, --plain-frames 1 or more')
     if options.levels is not None and options.levels < 1:
         parser.error('--levels must be 1 or more')
+    if min(options.rates) * options.seconds < FEWEST_IMAGES:
+        parser.error(f'--seconds must leave the camera time for {FEWEST_IMAGES} images at each of --rates')
     return options
 
 

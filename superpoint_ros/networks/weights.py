@@ -147,7 +147,16 @@ def _read_checkpoint(path: Path) -> SuperPoint:
         )
         network = SuperPoint(config)
         network.load_paper_layout(state)
-    except (pickle.UnpicklingError, AttributeError, KeyError, TypeError, RuntimeError, EOFError, OSError) as error:
+    except (
+        pickle.UnpicklingError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        OSError,
+    ) as error:
         raise WeightsError(
             f"'{path}' is not a plain checkpoint in SuperPoint's layout (conv1a ... convDb): {_one_line(error)}. "
             'Files that need more than tensors to load are refused.'

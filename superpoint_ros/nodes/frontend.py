@@ -273,10 +273,7 @@ class FrontendNode(LifecycleNode):
         return response
 
     def _load(self, device: str | None) -> Detector:
-        detector = load_detector(self._values, device)
-        if len(self._cameras) > 1:
-            detector.warm_up(self._values['warm_up_height'], self._values['warm_up_width'], len(self._cameras))
-        return detector
+        return load_detector(self._values, device, images=len(self._cameras))
 
     def _not_configured(self, reason: str) -> TransitionCallbackReturn:
         self._problem = f'Not configured: {reason}'

@@ -320,8 +320,9 @@ class Settings:
         frontend.track_settings = self.tracks
 
 
-def load_detector(values: dict[str, Any], device: str | None = None) -> Detector:
-    """The detector that the parameters ask for, warmed up; on a device given, with what suits it best.
+def load_detector(values: dict[str, Any], device: str | None = None, images: int = 1) -> Detector:
+    """The detector that the parameters ask for, warmed up for so many images at once; on a device given, with what
+    suits it best.
 
     Raises:
         WeightsError, EngineError, ValueError: see `Detector.load`.
@@ -331,7 +332,7 @@ def load_detector(values: dict[str, Any], device: str | None = None) -> Detector
     choice = {name: values[name] for name in ('device', 'engine', 'precision')}
     detector = Detector.load(values['weights'], **choice)
     detector.settings = _group(KeypointSettings, values, '')
-    detector.warm_up(values['warm_up_height'], values['warm_up_width'])
+    detector.warm_up(values['warm_up_height'], values['warm_up_width'], images)
     return detector
 
 

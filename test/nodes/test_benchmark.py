@@ -155,6 +155,9 @@ def test_what_can_not_be_measured_is_refused_in_a_line(capsys):
         ('--frames', '1'): '--frames must be 2 or more',
         ('--plain-frames', '0'): '--plain-frames 1 or more',
         ('--levels', '0'): '--levels must be 1 or more',
+        ('--seconds', '0'): '--seconds must leave the camera time for 2 images',
+        ('--rates', '30', '0.01'): '--seconds must leave the camera time for 2 images',
+        ('--rates', '-5'): '--seconds must leave the camera time for 2 images',
         ('--weights', 'superpiont'): 'superpiont',
         ('--device', 'gpu'): "not 'gpu'",
     }.items():

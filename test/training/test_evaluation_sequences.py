@@ -184,6 +184,16 @@ def test_tum_of_an_unknown_camera_wants_a_calibration(tmp_path):
     assert open_sequence(root, calibration).camera.K[1, 1] == 101
 
 
+def test_a_line_of_tum_that_has_no_time_is_named(tmp_path):
+    root = write_tum(tmp_path / 'rgbd_dataset_freiburg1_desk')
+    (root / 'rgb.txt').write_text('# timestamp filename\nabc rgb/1.png\n')
+    with pytest.raises(ValueError, match=r"rgb\.txt: 'abc rgb/1\.png' has no time"):
+        open_sequence(root)
+    (root / 'rgb.txt').write_text('# timestamp filename\n')
+    with pytest.raises(ValueError, match=r"rgb\.txt' names no picture"):
+        open_sequence(root)
+
+
 def test_a_line_of_euroc_that_says_too_little_is_named(tmp_path):
     root, _ = write_euroc(tmp_path / 'V1_01_easy')
     listed = root / 'mav0' / 'cam0' / 'data.csv'

@@ -68,6 +68,7 @@ def test_steps_fit_into_the_minutes():
     assert fit_steps(600, 2.0, 10) == 300
     assert fit_steps(600, 0.1, 10) == 600
     assert fit_steps(600, 100.0, 1) == FEWEST_STEPS
+    assert fit_steps(5, 100.0, 1) == 5
 
 
 class Ones(Dataset):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from superpoint_ros.calibrations import read_yaml
+from superpoint_ros.camera import Camera
 from superpoint_ros.recordings import RecordingError
-from superpoint_ros.recordings.pictures import listed_times, nanoseconds
+from superpoint_ros.recordings.pictures import listed_times
 from superpoint_training.evaluation.cameras import read_camera, tum_camera
 from superpoint_training.evaluation.pictures import Pictures
 from superpoint_training.evaluation.sequences import PosedFrames
@@ -50,30 +51,29 @@ def open_sequence(root: Path, intrinsics: Path | None = None) -> PosedFrames:
 
 
 def _plain(root: Path, intrinsics: Path | None) -> PosedFrames:
-    try:
-        times = listed_times(root / 'timestamps.txt', lambda word: word.lower().endswith(PICTURES))
-    except RecordingError as error:
-        raise ValueError(str(error)) from error
-    if not times:
-        raise ValueError(f"'{root / 'timestamps.txt'}' names no picture")
-    camera = read_camera(intrinsics or root / 'intrinsics.yaml')
-    truth = read_tum(root / 'poses.txt')
-    stamps = np.array(list(times.values()), np.int64)
-    return PosedFrames.of(root.name, Pictures(root), list(times), stamps, truth, camera)
+    return _listed(root / 'timestamps.txt', root / 'poses.txt', read_camera(intrinsics or root / 'intrinsics.yaml'))
 
 
 def _tum(root: Path, intrinsics: Path | None) -> PosedFrames:
-    rows = [line.split() for line in (root / 'rgb.txt').read_text().splitlines() if not line.startswith('#')]
-    rows = [row for row in rows if len(row) >= 2]
     camera = read_camera(intrinsics) if intrinsics else tum_camera(root.name)
     if camera is None:
         raise ValueError(
             f"the camera of '{root}' is not known: its name holds none of freiburg1, freiburg2, freiburg3; "
             'give a calibration with --intrinsics'
         )
-    stamps = np.array([nanoseconds(row[0]) for row in rows], np.int64)
-    truth = read_tum(root / 'groundtruth.txt')
-    return PosedFrames.of(root.name, Pictures(root), [row[1] for row in rows], stamps, truth, camera)
+    return _listed(root / 'rgb.txt', root / 'groundtruth.txt', camera)
+
+
+def _listed(listing: Path, truth: Path, camera: Camera) -> PosedFrames:
+    """Pictures that a file beside them lists with their times, and the poses of another, in TUM's format."""
+    try:
+        times = listed_times(listing, lambda word: word.lower().endswith(PICTURES))
+    except RecordingError as error:
+        raise ValueError(str(error)) from error
+    if not times:
+        raise ValueError(f"'{listing}' names no picture")
+    root, stamps = listing.parent, np.array(list(times.values()), np.int64)
+    return PosedFrames.of(root.name, Pictures(root), list(times), stamps, read_tum(truth), camera)
 
 
 def _euroc(root: Path, body: Path, intrinsics: Path | None) -> PosedFrames:

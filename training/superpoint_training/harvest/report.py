@@ -26,7 +26,7 @@ _REASONS = {
 _SECOND = 1e9
 
 
-def write_report(
+def make_report(
     feeds: list[Feed], hashes: list[str], surveys: list[Survey], selection: Selection, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything about a harvest as JSON holds it; times are nanoseconds."""
@@ -47,7 +47,6 @@ def write_report(
             }
         )
     return {
-        'format': 1,
         'settings': settings,
         'recordings': recordings,
         'total': _counts(selection.fates),

@@ -22,7 +22,7 @@ from superpoint_training.frames import Frames, fit
 from superpoint_training.harvest.frame_cache import ShardWriter, alone, explained, publish, require_space
 from superpoint_training.harvest.hashing import Hashes
 from superpoint_training.harvest.measuring import MEASUREMENT, measure
-from superpoint_training.harvest.report import explain_too_few, to_markdown, write_report
+from superpoint_training.harvest.report import explain_too_few, make_report, to_markdown
 from superpoint_training.harvest.selection import Fate, Selection, select
 from superpoint_training.harvest.settings import HarvestConfig, HarvestError
 from superpoint_training.harvest.survey import Survey, records_of, survey, why_unreadable
@@ -129,7 +129,7 @@ def harvest(
         rows = np.concatenate([surveyed.rows for surveyed in surveys])
         recording = np.repeat(np.arange(len(surveys)), [len(surveyed.rows) for surveyed in surveys])
         selection = select(rows, recording, [feed.source.has_clock for feed in feeds], config)
-        report = write_report(feeds, hashes, surveys, selection, asdict(config))
+        report = make_report(feeds, hashes, surveys, selection, asdict(config))
         _require_frames(report, feeds, config)
         partial = final.with_name(final.name + '.partial')
         with explained(partial):

@@ -120,8 +120,8 @@ def _sources(results: Mapping[str, Any]) -> str:
     total = results['harvest']['total']
     return (
         f'{total["train"]} frames of {total["seen"]} recorded, and {results["general_frames"]} general pictures. '
-        f'{total["held_out"]} frames of other stretches of time were held out: the first {results["watching"]} '
-        'watched the training, the others are what the figures above are from.'
+        f'{total["held_out"]} frames of other stretches of time were held out: {results["watching"]} of the first of '
+        f'them watched the training, the last {results["judging"]} are what the figures above are from.'
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from superpoint_training.distributed import World
 from superpoint_training.evaluation.recording_run import warped_pairs
-from superpoint_training.frames import Frames, Shrunk, evenly
+from superpoint_training.frames import Frames, Shrunk
 from superpoint_training.labels import label_frames
 from superpoint_training.loop import Outcome
 from superpoint_training.protocols import PROTOCOLS
@@ -51,7 +51,7 @@ def train_round(
         network: trained in place; the result is the outcome's network.
         labeller: weights that label.
         train: the recordings' frames.
-        watched: held-out frames, of which some watch the training.
+        watched: held-out frames that watch the training.
         general: frames to mix in.
 
     Returns:
@@ -77,7 +77,6 @@ def train_round(
     steps = _steps(request, work, world, number, network, sources)
     loop = replace(config.loop, steps=steps, warm_up=min(config.loop.warm_up, steps // 5))
     protocol = PROTOCOLS[request.protocol]
-    watching = evenly(watched, VALIDATION_FRAMES)
     outcome = train_recipe(
         recipe,
         network,
@@ -86,7 +85,7 @@ def train_round(
         work.checkpoint(number),
         world=world,
         start=fingerprint(request.start),
-        validate=proof.validation(warped_pairs(watching, protocol), protocol, str(world.device), request.levels),
+        validate=proof.validation(warped_pairs(watched, protocol), protocol, str(world.device), request.levels),
         logs=work.logs(number),
         describe=f'train, round {number}' if request.rounds > 1 else 'train',
     )

@@ -29,7 +29,7 @@ from superpoint_training.retraining.card import write_card
 from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.request import Request
-from superpoint_training.retraining.rounds import start_network, train_round
+from superpoint_training.retraining.rounds import VALIDATION_FRAMES, start_network, train_round
 from superpoint_training.retraining.workspace import Workspace
 
 
@@ -89,7 +89,7 @@ def retrain(
     if frames.held_out is None:
         raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
     watching, judging = split_held_out(frames.held_out_blocks())
-    watched = [frames.held_out[index] for index in watching]
+    watched = [frames.held_out[index] for index in evenly(watching, VALIDATION_FRAMES)]
     rounds: list[dict[str, Any]] = []
     for number in range(1, request.rounds + 1):
         outcome, about = train_round(request, work, world, number, network, labeller, frames.train, watched, general)
@@ -109,7 +109,8 @@ def retrain(
         'protocol': request.protocol,
         'levels': request.levels,
         'harvest': frames.report,
-        'watching': len(watching),
+        'watching': len(watched),
+        'judging': len(judging),
         'general_frames': len(general),
         'weights': {'start': request.start, 'before': request.labeller, 'out': str(request.out)},
         'settings': request.settings() | {'seed': request.training.seed},

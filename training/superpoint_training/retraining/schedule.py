@@ -50,7 +50,10 @@ def seconds_a_label(network: nn.Module, frame: np.ndarray, config: LabelConfig, 
 
 
 def fit_steps(steps: int, seconds: float, minutes: float | None) -> int:
-    """As many of the steps as fit into the minutes, so that the learning rate still falls to its end."""
+    """As many of the steps as fit into the minutes, so that the learning rate still falls to its end.
+
+    Where time is too short `FEWEST_STEPS` of them.
+    """
     if minutes is None:
         return steps
-    return max(FEWEST_STEPS, min(steps, int(60 * minutes / seconds)))
+    return min(steps, max(FEWEST_STEPS, int(60 * minutes / seconds)))
