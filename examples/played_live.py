@@ -14,7 +14,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.messages import encode_image, stamp_ns
+from superpoint_ros.clouds import stamp_ns
+from superpoint_ros.messages import encode_image
 from superpoint_ros.processes import Listener, Process, isolate, own_domain, ros_arguments
 from superpoint_training.evaluation.trajectories import rotation_matrix
 

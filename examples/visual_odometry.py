@@ -32,7 +32,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from superpoint_ros.messages import read_features, read_stereo_matches, stamp_ns
+from superpoint_ros.clouds import read_features, read_stereo_matches, stamp_ns
 
 WINDOW = 10  # keyframes
 FEWEST = 20  # landmarks that locate an image

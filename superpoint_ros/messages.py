@@ -1,154 +1,29 @@
-"""Features, matches and tracks <-> ROS messages: one structured NumPy array is one PointCloud2.
-
-Everything a back-end needs is in the fields of the clouds, so any language reads them with what each ROS
-2 install has. Offsets are multiples of the field sizes; a C++ struct of the same order has the same layout.
-"""
+"""Features, matches and tracks -> ROS messages: one structured NumPy array is one PointCloud2. See `clouds`, too."""
 
 from __future__ import annotations
 
-import struct
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import Point32
-from sensor_msgs.msg import ChannelFloat32, Image, PointCloud, PointCloud2
+from sensor_msgs.msg import ChannelFloat32, Image, PointCloud, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from superpoint_ros.clouds import DATATYPES, MATCH, STEREO_MATCH
+from superpoint_ros.clouds import FeatureCloud as FeatureCloud
+from superpoint_ros.clouds import MatchCloud as MatchCloud
 from superpoint_ros.clouds import MessageError as MessageError
-from superpoint_ros.clouds import columns, from_cloud, to_cloud
+from superpoint_ros.clouds import StereoMatchCloud as StereoMatchCloud
+from superpoint_ros.clouds import read_features as read_features
+from superpoint_ros.clouds import read_matches as read_matches
+from superpoint_ros.clouds import read_stereo_matches as read_stereo_matches
 
-if TYPE_CHECKING:  # a consumer of the clouds needs no torch
+if TYPE_CHECKING:
     from superpoint_ros.frontend import Frame
     from superpoint_ros.stereo import StereoMatches
 
 DESCRIPTOR_TYPES = ('float32', 'int8')
-
-_MATCH = np.dtype(
-    [
-        ('query', '<u4'),
-        ('train', '<u4'),
-        ('u', '<f4'),
-        ('v', '<f4'),
-        ('u_prev', '<f4'),
-        ('v_prev', '<f4'),
-        ('similarity', '<f4'),
-        ('id', '<u4'),
-        ('inlier', 'u1'),
-        ('prev_sec', '<i4'),
-        ('prev_nanosec', '<u4'),
-    ],
-    align=True,
-)
-
-_STEREO_MATCH = np.dtype(
-    [
-        *((name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'u_right', 'disparity', 'similarity')),
-        *((name, '<u4') for name in ('left', 'right', 'id')),
-    ],
-    align=True,
-)
-
-
-@dataclass(frozen=True)
-class FeatureCloud:
-    """What a `features` message says of its N features; one row each, in the order of falling score.
-
-    Attributes:
-        stamp_ns: time of the image.
-        keypoints: [N, 2] float32, pixels (x, y).
-        scores: [N] float32.
-        descriptors: [N, D] float32, unit norm; or int8, where they were read as they came.
-        rays: [N, 3] float32, undistorted, z = 1; NaN without a calibration.
-        track_ids: [N] uint32.
-        track_ages: [N] uint16, frames tracked.
-        levels: [N] uint8, in which of the image's sizes each was found: 0 is the image, and each is 0.71 of the one
-            before, unless `levels_per_octave` is set. A keypoint covers `2**(level / 2)` times as much as one of
-            level 0, and its position may be off by about as many times more pixels. All 0 where the message, of an
-            older version, does not say.
-    """
-
-    stamp_ns: int
-    keypoints: np.ndarray
-    scores: np.ndarray
-    descriptors: np.ndarray
-    rays: np.ndarray
-    track_ids: np.ndarray
-    track_ages: np.ndarray
-    levels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-@dataclass(frozen=True)
-class MatchCloud:
-    """What a `matches` message says of M matches between an image and the one before.
-
-    Attributes:
-        stamp_ns: time of the image.
-        previous_stamp_ns: time of the image before; None when there are no matches.
-        query, train: [M] uint32, row in this and in the previous `features`.
-        keypoints, previous_keypoints: [M, 2] float32, pixels (x, y).
-        similarity: [M] float32, see `matching.similarity_matrix`.
-        track_ids: [M] uint32.
-        inlier: [M] bool, whether the match agrees with the motion of the camera.
-    """
-
-    stamp_ns: int
-    previous_stamp_ns: int | None
-    query: np.ndarray
-    train: np.ndarray
-    keypoints: np.ndarray
-    previous_keypoints: np.ndarray
-    similarity: np.ndarray
-    track_ids: np.ndarray
-    inlier: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.query)
-
-
-@dataclass(frozen=True)
-class StereoMatchCloud:
-    """What a `stereo_matches` message says of M matches between a left image and the right one of the same time.
-
-    Attributes:
-        stamp_ns: time of the left image.
-        left, right: [M] uint32, row in `left/features` and in `right/features`.
-        points: [M, 3] float32, metres in the rectified optical frame of the left camera; NaN: infinitely far.
-        keypoints: [M, 2] float32, pixels (x, y) in the left image, as in `left/features`.
-        right_x: [M] float32, pixels, x in the right image, as in `right/features`.
-        disparity: [M] float32, rectified pixels, x on the left less x on the right.
-        similarity: [M] float32, cosine of the descriptors' angle.
-        track_ids: [M] uint32, of the left feature.
-    """
-
-    stamp_ns: int
-    left: np.ndarray
-    right: np.ndarray
-    points: np.ndarray
-    keypoints: np.ndarray
-    right_x: np.ndarray
-    disparity: np.ndarray
-    similarity: np.ndarray
-    track_ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-
-def stamp_ns(stamp: Any) -> int:
-    """Nanoseconds of a `builtin_interfaces/Time`."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def serialized_stamp_ns(message: bytes) -> int:
-    """Nanoseconds of a serialised message's stamp; whatever follows its header is not read."""
-    order = '<' if message[1] & 1 else '>'  # 4 bytes say how the message is encoded
-    seconds, nanoseconds = struct.unpack_from(f'{order}iI', message, 4)
-    return seconds * 1_000_000_000 + nanoseconds
 
 
 def encode_features(frame: Frame, header: Header, descriptor_type: str = 'float32') -> PointCloud2:
@@ -169,13 +44,13 @@ def encode_features(frame: Frame, header: Header, descriptor_type: str = 'float3
         cloud['descriptor'] = quantise(features.descriptors)
     else:
         cloud['descriptor'] = features.descriptors
-    return to_cloud(cloud, header, is_dense=bool(np.isfinite(frame.rays).all()))
+    return _to_cloud(cloud, header, is_dense=bool(np.isfinite(frame.rays).all()))
 
 
 def encode_matches(frame: Frame, header: Header) -> PointCloud2:
     """The `matches` message of a frame; without points for the first frame of all."""
     matches = frame.matches
-    cloud = np.zeros(len(matches.query), _MATCH)
+    cloud = np.zeros(len(matches.query), MATCH)
     if frame.previous_stamp_ns is not None:
         cloud['query'], cloud['train'] = matches.query, matches.train
         cloud['u'], cloud['v'] = frame.features.keypoints[matches.query].T
@@ -184,12 +59,12 @@ def encode_matches(frame: Frame, header: Header) -> PointCloud2:
         cloud['id'] = frame.track_ids[matches.query]
         cloud['inlier'] = matches.inlier
         cloud['prev_sec'], cloud['prev_nanosec'] = divmod(frame.previous_stamp_ns, 1_000_000_000)
-    return to_cloud(cloud, header, is_dense=True)
+    return _to_cloud(cloud, header, is_dense=True)
 
 
 def encode_stereo_matches(matches: StereoMatches, left: Frame, right: Frame, header: Header) -> PointCloud2:
     """The `stereo_matches` message of two frames of the same time, under the header of the left image."""
-    cloud = np.zeros(len(matches), _STEREO_MATCH)
+    cloud = np.zeros(len(matches), STEREO_MATCH)
     cloud['x'], cloud['y'], cloud['z'] = matches.points.T
     cloud['u'], cloud['v'] = left.features.keypoints[matches.left].T
     cloud['u_right'] = right.features.keypoints[matches.right, 0]
@@ -197,7 +72,7 @@ def encode_stereo_matches(matches: StereoMatches, left: Frame, right: Frame, hea
     cloud['similarity'] = matches.similarity
     cloud['left'], cloud['right'] = matches.left, matches.right
     cloud['id'] = left.track_ids[matches.left]
-    return to_cloud(cloud, header, is_dense=bool(np.isfinite(matches.points).all()))
+    return _to_cloud(cloud, header, is_dense=bool(np.isfinite(matches.points).all()))
 
 
 def encode_tracks(frame: Frame, header: Header) -> PointCloud:
@@ -238,89 +113,10 @@ def encode_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     )
 
 
-def read_features(message: Any, *, dequantised: bool = True) -> FeatureCloud:
-    """Arrays of a `features` message. They are views of the message where its types allow.
-
-    dequantised: whether descriptors of int8 become float32; else they stay as they came.
-
-    Raises:
-        MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
-    """
-    says_levels = any(field.name == 'level' for field in message.fields)
-    names = 'x', 'y', 'z', 'u', 'v', 'score', 'id', 'age', 'descriptor'
-    cloud = from_cloud(message, names + ('level',) * says_levels)
-    descriptors = cloud['descriptor']
-    if descriptors.ndim == 1:  # a single component
-        descriptors = descriptors[:, None]
-    if dequantised:
-        descriptors = dequantise(descriptors)
-    return FeatureCloud(
-        stamp_ns=stamp_ns(message.header.stamp),
-        keypoints=columns(cloud, 'u', 'v'),
-        scores=cloud['score'],
-        descriptors=descriptors,
-        rays=columns(cloud, 'x', 'y', 'z'),
-        track_ids=cloud['id'],
-        track_ages=cloud['age'],
-        levels=cloud['level'] if says_levels else np.zeros(len(cloud), np.uint8),
-    )
-
-
-def read_matches(message: Any) -> MatchCloud:
-    """Arrays of a `matches` message. They are views of the message where its types allow.
-
-    Raises:
-        MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
-    """
-    cloud = from_cloud(message, _MATCH.names or ())
-    previous = None
-    if len(cloud):
-        previous = int(cloud['prev_sec'][0]) * 1_000_000_000 + int(cloud['prev_nanosec'][0])
-    return MatchCloud(
-        stamp_ns=stamp_ns(message.header.stamp),
-        previous_stamp_ns=previous,
-        query=cloud['query'],
-        train=cloud['train'],
-        keypoints=columns(cloud, 'u', 'v'),
-        previous_keypoints=columns(cloud, 'u_prev', 'v_prev'),
-        similarity=cloud['similarity'],
-        track_ids=cloud['id'],
-        inlier=cloud['inlier'].astype(bool),
-    )
-
-
-def read_stereo_matches(message: Any) -> StereoMatchCloud:
-    """Arrays of a `stereo_matches` message. They are views of the message where its types allow.
-
-    Raises:
-        MessageError: the cloud lacks a field, is big-endian, or is shorter than it says.
-    """
-    cloud = from_cloud(message, _STEREO_MATCH.names or ())
-    return StereoMatchCloud(
-        stamp_ns=stamp_ns(message.header.stamp),
-        left=cloud['left'],
-        right=cloud['right'],
-        points=columns(cloud, 'x', 'y', 'z'),
-        keypoints=columns(cloud, 'u', 'v'),
-        right_x=cloud['u_right'],
-        disparity=cloud['disparity'],
-        similarity=cloud['similarity'],
-        track_ids=cloud['id'],
-    )
-
-
 def quantise(descriptors: np.ndarray) -> np.ndarray:
     """[N, D] float32 -> [N, D] int8, each row scaled to a largest component of ±127."""
     largest = np.abs(descriptors).max(axis=1, keepdims=True, initial=1e-12)
     return np.rint(descriptors * (127 / largest)).astype(np.int8)
-
-
-def dequantise(descriptors: np.ndarray) -> np.ndarray:
-    """[N, D] int8 -> [N, D] float32 of unit norm; of another type they are given back as they are."""
-    if descriptors.dtype != np.int8:
-        return descriptors
-    values = descriptors.astype(np.float32)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
 def _feature_dtype(dimension: int, descriptor_type: str) -> np.dtype:
@@ -329,3 +125,30 @@ def _feature_dtype(dimension: int, descriptor_type: str) -> np.dtype:
     descriptor = ('descriptor', 'i1' if descriptor_type == 'int8' else '<f4', (dimension,))
     numbers = [(name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'score')]
     return np.dtype([*numbers, ('id', '<u4'), ('age', '<u2'), ('level', 'u1'), descriptor], align=True)
+
+
+def _to_cloud(cloud: np.ndarray, header: Header, is_dense: bool) -> PointCloud2:
+    """The cloud of [N] structured, one point a row. is_dense: whether x, y and z are finite in all."""
+    fields = []
+    for name, (dtype, offset) in _fields(cloud.dtype):
+        count = int(np.prod(dtype.shape, dtype=int))
+        fields.append(PointField(name=name, offset=offset, datatype=DATATYPES[dtype.base.str[1:]], count=count))
+    # rclpy copies an array('B') as a block, but looks at each byte of anything else.
+    data = array('B')
+    data.frombytes(cloud.view(np.uint8).data)
+    return PointCloud2(
+        header=header,
+        height=1,
+        width=len(cloud),
+        fields=fields,
+        is_bigendian=False,
+        point_step=cloud.itemsize,
+        row_step=cloud.nbytes,
+        data=data,
+        is_dense=is_dense,
+    )
+
+
+def _fields(dtype: np.dtype) -> list[tuple[str, tuple[np.dtype, int]]]:
+    fields: Any = dtype.fields
+    return [(name, fields[name][:2]) for name in dtype.names or ()]

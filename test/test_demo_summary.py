@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
+from superpoint_ros.clouds import MatchCloud
 from superpoint_ros.demo.summary import Run, summarise, table
-from superpoint_ros.messages import MatchCloud
 
 MS = 1_000_000
 

@@ -16,9 +16,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
+from superpoint_ros.clouds import MessageError, serialized_stamp_ns
 from superpoint_ros.features import Features
 from superpoint_ros.messages import (
-    MessageError,
     encode_features,
     encode_matches,
     encode_stereo_matches,
@@ -26,7 +26,6 @@ from superpoint_ros.messages import (
     read_features,
     read_matches,
     read_stereo_matches,
-    serialized_stamp_ns,
 )
 from superpoint_ros.stereo import StereoMatches
 

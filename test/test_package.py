@@ -113,6 +113,22 @@ def test_every_import_package_is_installed_with_its_sub_packages() -> None:
             assert (file.parent / '__init__.py').is_file(), f'{file.parent} lacks __init__.py'
 
 
+KNOW_ROS = ('superpoint_ros.nodes', 'superpoint_ros.demo', 'superpoint_ros.messages', 'superpoint_ros.processes',
+            'superpoint_ros.benchmark.node')  # fmt: skip
+
+
+def test_all_but_a_few_modules_need_no_ros() -> None:
+    """So that exports, benchmark and training run on a workstation without it."""
+    files = (ROOT / 'superpoint_ros').rglob('*.py')
+    modules = sorted('.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for file in files)
+    free = [module for module in modules if not module.startswith(KNOW_ROS)]
+    blocked = ['rclpy', 'sensor_msgs', 'std_msgs', 'geometry_msgs', 'builtin_interfaces', 'launch', 'launch_ros']
+    code = f'import sys; sys.modules.update(dict.fromkeys({blocked})); import {", ".join(free)}'
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(free) > 50
+
+
 @pytest.mark.parametrize('module', ['frontend', 'replay'])
 def test_a_node_where_there_is_no_rclpy_says_where_it_comes_from(module) -> None:
     without = f"import sys; sys.modules['rclpy'] = None; import superpoint_ros.nodes.{module}"

@@ -21,8 +21,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from superpoint_ros.calibrations import CalibrationFileError
+from superpoint_ros.clouds import stamp_ns
 from superpoint_ros.images import to_array
-from superpoint_ros.messages import stamp_ns
 from superpoint_ros.nodes.recordings import (
     CutShortError,
     Options,

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs the ROS messages')
 
-from superpoint_ros.messages import _STEREO_MATCH
+from superpoint_ros.clouds import STEREO_MATCH
 from superpoint_ros.nodes.settings import PARAMETERS, RIG_PARAMETERS, STEREO_PARAMETERS
 
 DOCS = (Path(__file__).parents[1] / 'docs' / 'stereo.md').read_text()
@@ -35,5 +35,5 @@ def test_the_fields_of_stereo_matches_are_listed_in_their_order():
     rows = re.findall(r'^\| ((?:`\w+` ?)+)\| (\w+) \|', layout, re.MULTILINE)
     fields = [(name, kind) for names, kind in rows for name in re.findall(r'\w+', names)]
     kinds = {'f': 'float32', 'u': 'uint32'}
-    assert fields == [(name, kinds[_STEREO_MATCH[name].kind]) for name in _STEREO_MATCH.names]
-    assert _STEREO_MATCH.itemsize == 44
+    assert fields == [(name, kinds[STEREO_MATCH[name].kind]) for name in STEREO_MATCH.names]
+    assert STEREO_MATCH.itemsize == 44

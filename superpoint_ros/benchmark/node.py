@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE
 from superpoint_ros.benchmark.stages import percentiles
-from superpoint_ros.messages import serialized_stamp_ns
+from superpoint_ros.clouds import serialized_stamp_ns
 from superpoint_ros.processes import Listener, Process, isolate, own_domain, ros_arguments
 
 SETTLE_SECONDS = 5.0

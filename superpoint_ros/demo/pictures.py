@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from superpoint_ros.messages import MatchCloud
+from superpoint_ros.clouds import MatchCloud
 
 Image = NDArray[np.uint8]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
+from superpoint_ros.clouds import MatchCloud, read_matches, stamp_ns
 from superpoint_ros.demo.recorder import IMAGE_HEADERS
-from superpoint_ros.messages import MatchCloud, read_matches, stamp_ns
 
 CORRECT_WITHIN = 3.0
 """Pixels between a match and the ground truth up to which it counts as correct."""

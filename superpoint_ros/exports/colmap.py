@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from superpoint_ros.camera import Camera
+from superpoint_ros.clouds import FeatureCloud, dequantise
 from superpoint_ros.exports.recorded import RecordedFeatures, read_recorded
 from superpoint_ros.features import Features
 from superpoint_ros.matching import MatchSettings, match, verify
-from superpoint_ros.messages import FeatureCloud, dequantise
 
 HALF_A_PIXEL = 0.5
 """COLMAP has the middle of the top left pixel at (0.5, 0.5), and here it is (0, 0)."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.messages import FeatureCloud, read_features, stamp_ns
+from superpoint_ros.clouds import FeatureCloud, read_features, stamp_ns
 from superpoint_ros.recordings import Bag, CutShortError, RecordingError, TopicSummary, calibration_topic
 from superpoint_ros.recordings.bags import is_bag
 
@@ -27,7 +27,7 @@ class RecordedFeatures:
 
     Attributes:
         frames: by ascending stamps; those of the same stamp once. Descriptors are as they were recorded, of int8 or
-            float32: see `messages.dequantise`.
+            float32: see `clouds.dequantise`.
         camera: of the picture that the keypoints lie in; None where no calibration was recorded.
     """
 

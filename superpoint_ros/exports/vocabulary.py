@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from superpoint_ros.clouds import dequantise
 from superpoint_ros.exports.recorded import read_recorded
 from superpoint_ros.files import write_whole
-from superpoint_ros.messages import dequantise
 
 BRANCHES, LEVELS = 10, 4
 STEPS = 10

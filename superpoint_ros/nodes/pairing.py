@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from superpoint_ros.messages import stamp_ns
+from superpoint_ros.clouds import stamp_ns
 
 try:
     import message_filters

@@ -10,11 +10,11 @@ from typing import Any
 
 import rclpy
 
+from superpoint_ros.clouds import stamp_ns
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.frontend import Frame
 from superpoint_ros.images import ImageError
-from superpoint_ros.messages import stamp_ns
 from superpoint_ros.nodes.channel import Arrival, Channel
 from superpoint_ros.nodes.optics import View
 from superpoint_ros.nodes.settings import Settings

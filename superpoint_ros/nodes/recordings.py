@@ -17,7 +17,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from superpoint_ros.calibrations import read_calibration
-from superpoint_ros.messages import stamp_ns
+from superpoint_ros.clouds import stamp_ns
 from superpoint_ros.recordings import (
     Bag,
     CutShortError,

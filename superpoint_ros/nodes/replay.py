@@ -13,7 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from superpoint_ros.calibrations import CalibrationFileError
-from superpoint_ros.messages import serialized_stamp_ns, stamp_ns
+from superpoint_ros.clouds import serialized_stamp_ns, stamp_ns
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.process import run

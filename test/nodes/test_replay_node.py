@@ -17,8 +17,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from test_recordings import COUNT, PERIOD_NS, START_NS, write_bag
 
+from superpoint_ros.clouds import stamp_ns
 from superpoint_ros.images import to_array
-from superpoint_ros.messages import stamp_ns
 
 PATIENCE = 60.0
 

@@ -15,9 +15,9 @@ from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from ros_processes import Camera, NodeProcess
 
+from superpoint_ros.clouds import stamp_ns
 from superpoint_ros.demo.gallery import camera_pose
 from superpoint_ros.demo.sequence import START_NS, Gallery
-from superpoint_ros.messages import stamp_ns
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
