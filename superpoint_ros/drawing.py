@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from superpoint_ros.frontend import Frame
-from superpoint_ros.pyramid import step
 
 OLD = 30
 """Frames after which a track has the last colour of the scale."""
@@ -23,7 +22,7 @@ def draw_frame(image: np.ndarray, frame: Frame) -> np.ndarray:
     """The image with its features and their motion since the previous frame: [H, W, 3] uint8 RGB.
 
     Tracked features are dots with a tail to where they were, from blue (young) to red (old); new ones are
-    grey rings, larger where a smaller size of the image has them; rejected matches are thin bright-red lines. A
+    grey rings, half a dot larger for each level below the image's own; rejected matches are thin bright-red lines. A
     caption counts them all.
     image: [H, W] or [H, W, 3] RGB uint8, the one that `frame` was made from.
     """
@@ -34,7 +33,7 @@ def draw_frame(image: np.ndarray, frame: Frame) -> np.ndarray:
 
     motion = np.stack([frame.previous_keypoints[matches.train], keypoints[matches.query]], axis=1)
     _draw_lines(picture, motion[~matches.inlier], OUTLIER, 1)
-    radii = _fixed_point(size / step() ** frame.features.levels[ages == 1])
+    radii = _fixed_point(size * (1 + frame.features.levels[ages == 1] / 2))
     for centre, radius in zip(_fixed_point(keypoints[ages == 1]).tolist(), radii.tolist(), strict=True):
         cv2.circle(picture, centre, radius, NEW, 1, cv2.LINE_AA, SUBPIXEL_BITS)
 

@@ -12,7 +12,7 @@ LEVEL_COST = 0.08
 descriptors that hardly differ; so it is the same ones of two images that match, and none stands in another's way."""
 
 
-def blend_weights(per_octave: int = PER_OCTAVE) -> np.ndarray:
+def blend_weights(per_octave: int) -> np.ndarray:
     """[per_octave + 1] float32: what a descriptor in a keypoint's own level counts, in one beside it, to an octave.
 
     Descriptors of several sizes of a place, added up, match better than any of them, for no two pictures show the place
@@ -21,18 +21,18 @@ def blend_weights(per_octave: int = PER_OCTAVE) -> np.ndarray:
     return (4.0 ** -(np.arange(per_octave + 1) / per_octave)).astype(np.float32)
 
 
-def step(per_octave: int = PER_OCTAVE) -> float:
+def step(per_octave: int) -> float:
     """How much smaller each level is than the one before."""
     return float(2 ** (-1 / per_octave))
 
 
-def level_shape(shape: tuple[int, ...], level: int, per_octave: int = PER_OCTAVE) -> tuple[int, int]:
+def level_shape(shape: tuple[int, ...], level: int, per_octave: int) -> tuple[int, int]:
     """(height, width) of level 0, 1, ... of an image's pyramid; level 0 is the image."""
     height, width = (max(1, round(side * step(per_octave) ** level)) for side in shape)
     return height, width
 
 
-def shrink(image: np.ndarray, level: int, per_octave: int = PER_OCTAVE) -> np.ndarray:
+def shrink(image: np.ndarray, level: int, per_octave: int) -> np.ndarray:
     """[H, W], by pixel area, to a level; see `level_shape`."""
     if level == 0:
         return image
@@ -40,7 +40,7 @@ def shrink(image: np.ndarray, level: int, per_octave: int = PER_OCTAVE) -> np.nd
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def shrink_mask(mask: np.ndarray | None, level: int, per_octave: int = PER_OCTAVE) -> np.ndarray | None:
+def shrink_mask(mask: np.ndarray | None, level: int, per_octave: int) -> np.ndarray | None:
     """[H, W], zero where no keypoint is wanted, to a level: zero wherever a pixel covers such a place."""
     if mask is None or level == 0:
         return mask

@@ -59,7 +59,7 @@ def test_a_new_feature_of_a_smaller_size_has_a_larger_ring(frame):
         sized = replace(frame, features=replace(frame.features, levels=np.full(3, level, np.uint8)))
         drawn = draw_frame(np.zeros((480, 640), np.uint8), sized)[20].any(axis=1)
         widths.append(np.ptp(np.flatnonzero(drawn[:45])))
-    assert widths[1] - widths[0] == pytest.approx(2 * (8 - 2), abs=1)  # radii of 2 and 8 pixels, and the lines' width
+    assert widths[1] - widths[0] == pytest.approx(2 * (6 - 2), abs=1)  # radii of 2 and 6 pixels, and the lines' width
 
 
 def test_the_image_is_seen_through_and_left_as_it_was(frame):

@@ -36,14 +36,14 @@ def test_levels_are_smaller_by_a_share_of_an_octave_and_never_empty(height, widt
     assert min(shape) >= 1
     for small, large in zip(shape, (height, width), strict=True):
         assert abs(small - large / 2 ** (level / per_octave)) <= 0.5 + 1e-9 or small == 1
-    assert shrink(np.zeros((height, width), np.uint8), level).shape == level_shape((height, width), level, 2)
+    assert shape == level_shape((height, width), level, per_octave)
 
 
 @given(st.integers(160, 300), st.integers(160, 300), st.integers(1, 4), st.integers(0, 100))
 @settings(max_examples=50, deadline=None)
 def test_pixel_areas_as_weights_are_opencv_s(height, width, level, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
-    expected = shrink(image, level)
+    expected = shrink(image, level, 2)
     down, across = (area_weights(count, onto) for count, onto in zip(image.shape, expected.shape, strict=True))
     difference = np.floor(down @ image.astype(np.float32) @ across.T + 0.5) - expected
     assert np.abs(difference).max() <= 1
@@ -58,7 +58,7 @@ def test_a_pixel_s_middle_lies_in_the_pixel_that_covers_it(count, onto):
 
 
 def test_the_first_level_is_the_image_itself():
-    assert shrink(IMAGE, 0) is IMAGE
+    assert shrink(IMAGE, 0, 2) is IMAGE
     keypoints = np.random.default_rng(0).random((5, 2), np.float32)
     assert rescale(keypoints, IMAGE.shape, IMAGE.shape) is keypoints
 
@@ -68,7 +68,7 @@ def test_a_picture_and_its_keypoints_shrink_alike():
     for level in range(1, 4):
         image = np.zeros((200, 300), np.float32)
         cv2.circle(image, (170, 90), 12, 255, -1)
-        small = shrink(image.astype(np.uint8), level).astype(float)
+        small = shrink(image.astype(np.uint8), level, 2).astype(float)
         y, x = np.mgrid[: small.shape[0], : small.shape[1]]
         middle = np.array([[(x * small).sum(), (y * small).sum()]]) / small.sum()
         np.testing.assert_allclose(rescale(middle, small.shape, image.shape), [[170, 90]], atol=0.05)
@@ -117,7 +117,7 @@ def test_a_keypoint_s_score_and_descriptor_are_what_all_levels_around_say(detect
 def test_positions_of_each_level_are_those_of_the_smaller_image(detector):
     found = with_levels(detector, 3).detect(IMAGE)
     for level in range(3):
-        small = shrink(IMAGE, level)
+        small = shrink(IMAGE, level, 2)
         alone = rescale(with_levels(detector, 1).detect(small).keypoints, small.shape, IMAGE.shape)
         ours = found.keypoints[found.levels == level]
         assert len(ours) > 10
@@ -177,8 +177,8 @@ def test_keypoints_of_all_levels_are_spread(detector):
 def test_a_shrunk_mask_hides_all_that_it_covers(seed, level):
     rng = np.random.default_rng(seed)
     mask = (cv2.resize(rng.random((6, 9)), (90, 61)) > 0.4).astype(np.uint8)
-    small = shrink_mask(mask, level)
-    assert shrink_mask(None, level) is None
+    small = shrink_mask(mask, level, 2)
+    assert shrink_mask(None, level, 2) is None
     rows, columns = np.nonzero(small)
     for row, column in zip(rows, columns, strict=True):
         top, bottom = (row + np.array([0, 1])) * mask.shape[0] / small.shape[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from superpoint_ros.networks import STRIDE, SuperPoint, SuperPointConfig, sample_at, score_map
-from superpoint_ros.pyramid import step
+from superpoint_ros.pyramid import PER_OCTAVE, step
 from superpoint_training.examples import PairsConfig, ShapeExamples, ShapesConfig
 from superpoint_training.loop import LoopConfig
 from superpoint_training.recipes.geometry import magnification
@@ -124,7 +124,7 @@ def _of_like_size(network: nn.Module, batch: dict[str, Tensor], second: Tensor) 
     The one is nearer in size to what the first view shows. `second` are the descriptors in level 0.
     """
     pictures = images(batch, 'image_b')
-    side = round(pictures.shape[-1] * step() / STRIDE) * STRIDE
+    side = round(pictures.shape[-1] * step(PER_OCTAVE) / STRIDE) * STRIDE
     factor = side / pictures.shape[-1]
     smaller = interpolate(pictures, (side, side), mode='bilinear', antialias=True)
     _, descriptors = network(smaller.contiguous(memory_format=torch.channels_last))
