@@ -118,7 +118,3 @@ def camera_info(camera: Camera, header: Header) -> CameraInfo:
         header=header, width=camera.width, height=camera.height, distortion_model='plumb_bob', d=distortion.tolist(),
         k=camera.K.ravel(), r=camera.R.ravel(), p=P.ravel(),
     )  # fmt: skip
-
-
-def _parameters(**values: str) -> list[str]:
-    return ['--ros-args', *(word for name, value in values.items() for word in ('-p', f'{name}:={value}'))]

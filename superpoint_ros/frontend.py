@@ -43,7 +43,7 @@ class Frame:
     previous_keypoints: np.ndarray
     """[K, 2] float32, which `matches.train` refers to."""
     timings: dict[str, float]
-    """Milliseconds: network, keypoints, descriptors, matching, verification, tracks."""
+    """Milliseconds: network, keypoints, descriptors (see `Detector.detect`), matching, verification, tracks."""
 
 
 class Frontend:

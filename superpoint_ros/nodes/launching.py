@@ -30,88 +30,94 @@ def describe_launch(
     cameras, parameters: what follows from the values of the arguments: the cameras' names, '' for the only one, and
     parameters that only this node has.
     """
-    arguments = {
-        argument.name: argument
-        for argument in (
-            DeclareLaunchArgument('namespace', default_value='', description='Namespace of node and topics.'),
-            DeclareLaunchArgument(
-                'params_file',
-                default_value=str(share_directory() / 'config' / params_file),
-                description='Parameters (YAML). The arguments of this file win over it, where given.',
-            ),
-            *topics,
-            DeclareLaunchArgument(
-                'camera_info',
-                default_value='',
-                description="Topic of the calibration, {camera} as in image; '' takes camera_info beside image: "
-                '/camera/camera_info for /camera/image_raw.',
-            ),
-            DeclareLaunchArgument(
-                'image_transport',
-                default_value='',
-                choices=['', 'raw', 'compressed'],
-                description="compressed takes CompressedImage from <image>/compressed; '' leaves it to params_file, "
-                'and takes <image> as it is named.',
-            ),
-            DeclareLaunchArgument(
-                'weights',
-                default_value='',
-                description='superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d or a .safetensors file; '
-                "'' leaves it to params_file.",
-            ),
-            DeclareLaunchArgument(
-                'device',
-                default_value='',
-                description="auto, cpu, cuda or cuda:N; '' leaves it to params_file.",
-            ),
-            DeclareLaunchArgument(
-                'use_sim_time',
-                default_value='',
-                choices=['', *YES_NO],
-                description="Take the time from /clock; '' leaves it to params_file.",
-            ),
-            DeclareLaunchArgument(
-                'autostart',
-                default_value='true',
-                choices=YES_NO,
-                description='Configure and activate, also after a respawn, whatever params_file says; false: neither.',
-            ),
-            DeclareLaunchArgument(
-                'respawn',
-                default_value='false',
-                choices=YES_NO,
-                description='Start the node again 2 s after it ended unasked.',
-            ),
-            DeclareLaunchArgument(
-                'log_level',
-                default_value='info',
-                choices=['debug', 'info', 'warn', 'error', 'fatal'],
-                description='Least severity that is logged.',
-            ),
-        )
-    }
+    arguments = _arguments(params_file, topics)
 
     def start(context: LaunchContext) -> list[Node]:
-        values = {name: LaunchConfiguration(name).perform(context) for name in arguments}
-        flags = {name: values[name] == 'true' for name in ('autostart', 'use_sim_time') if values[name]}
-        given = {name: values[name] for name in ('weights', 'device', 'image_transport') if values[name]}
-        return [
-            Node(
-                package='superpoint_ros',
-                executable=executable,
-                name=node,
-                namespace=values['namespace'],
-                parameters=[values['params_file'], flags | given | parameters(values)],
-                remappings=[pair for camera in cameras(values) for pair in remap(camera, values)],
-                ros_arguments=['--log-level', values['log_level']],
-                additional_env=fast_dds_environment(),
-                respawn=values['respawn'] == 'true',
-                respawn_delay=2.0,
-                output='screen',
-            )
-        ]
+        values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in arguments}
+        return [_node(executable, node, values, cameras(values), parameters(values))]
 
-    return LaunchDescription([*arguments.values(), OpaqueFunction(function=start)])
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+
+
+def _arguments(params_file: str, topics: Iterable[DeclareLaunchArgument]) -> list[DeclareLaunchArgument]:
+    return [
+        DeclareLaunchArgument('namespace', default_value='', description='Namespace of node and topics.'),
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=str(share_directory() / 'config' / params_file),
+            description='Parameters (YAML). The arguments of this file win over it, where given.',
+        ),
+        *topics,
+        DeclareLaunchArgument(
+            'camera_info',
+            default_value='',
+            description="Topic of the calibration, {camera} as in image; '' takes camera_info beside image: "
+            '/camera/camera_info for /camera/image_raw.',
+        ),
+        DeclareLaunchArgument(
+            'image_transport',
+            default_value='',
+            choices=['', 'raw', 'compressed'],
+            description="compressed takes CompressedImage from <image>/compressed; '' leaves it to params_file, "
+            'and takes <image> as it is named.',
+        ),
+        DeclareLaunchArgument(
+            'weights',
+            default_value='',
+            description='superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d or a .safetensors file; '
+            "'' leaves it to params_file.",
+        ),
+        DeclareLaunchArgument(
+            'device',
+            default_value='',
+            description="auto, cpu, cuda or cuda:N; '' leaves it to params_file.",
+        ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='',
+            choices=['', *YES_NO],
+            description="Take the time from /clock; '' leaves it to params_file.",
+        ),
+        DeclareLaunchArgument(
+            'autostart',
+            default_value='true',
+            choices=YES_NO,
+            description='Configure and activate, also after a respawn, whatever params_file says; false: neither.',
+        ),
+        DeclareLaunchArgument(
+            'respawn',
+            default_value='false',
+            choices=YES_NO,
+            description='Start the node again 2 s after it ended unasked.',
+        ),
+        DeclareLaunchArgument(
+            'log_level',
+            default_value='info',
+            choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='Least severity that is logged.',
+        ),
+    ]
+
+
+def _node(
+    executable: str, name: str, values: dict[str, str], cameras: Sequence[str], parameters: dict[str, Any]
+) -> Node:
+    """The node that the arguments' values ask for; what is empty is left to params_file."""
+    flags = {flag: values[flag] == 'true' for flag in ('autostart', 'use_sim_time') if values[flag]}
+    given = {choice: values[choice] for choice in ('weights', 'device', 'image_transport') if values[choice]}
+    return Node(
+        package='superpoint_ros',
+        executable=executable,
+        name=name,
+        namespace=values['namespace'],
+        parameters=[values['params_file'], flags | given | parameters],
+        remappings=[pair for camera in cameras for pair in remap(camera, values)],
+        ros_arguments=['--log-level', values['log_level']],
+        additional_env=fast_dds_environment(),
+        respawn=values['respawn'] == 'true',
+        respawn_delay=2.0,
+        output='screen',
+    )
 
 
 def remap(camera: str, values: dict[str, str]) -> list[tuple[str, str]]:

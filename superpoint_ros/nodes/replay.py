@@ -32,6 +32,8 @@ _LONGEST_PAUSE = 600.0
 """Recorded seconds between two images that are waited for; longer ones are those of a clock that was set."""
 _FURTHEST_BACK = -1.0
 """Recorded seconds by which stamps go back where images are out of order; by more, the clock was set."""
+_LAST_MESSAGE_SECONDS = 0.5
+"""That the last message has to arrive before this process and its memory go."""
 
 PARAMETERS = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
@@ -135,7 +137,7 @@ class Replay(Node):
             shift_ns += round_ns
             if settings['rate'] > 0:
                 self._spin_until(end)
-        self._finish()
+        self._spin_until(monotonic() + _LAST_MESSAGE_SECONDS)
 
     def _play_once(self, recording: Recording, shift_ns: int) -> tuple[float, int]:
         """Play all images, their stamps moved by `shift_ns`.
@@ -214,10 +216,6 @@ class Replay(Node):
     def _spin_until(self, moment: float) -> None:
         while (left := moment - monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
-
-    def _finish(self) -> None:
-        """Give the last message time to arrive before this process and its memory go."""
-        self._spin_until(monotonic() + 0.5)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -79,7 +79,7 @@ class Adaptation:
                 f'labels are averages of a score map, which {network.architecture} does not have: take weights of '
                 'superpoint or goodpoint'
             )
-        self._network, self._config, self._device = network, config, device
+        self._network, self.config, self._device = network, config, device
         self._at_once = config.at_once
 
     def scores(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -98,7 +98,7 @@ class Adaptation:
         Raises:
             TrainingError: memory does not even suffice for one view.
         """
-        config = self._config
+        config = self.config
         if not frame.size:
             return np.zeros(frame.shape, np.float32)
         whole = pad(frame, STRIDE)
@@ -156,7 +156,7 @@ class Adaptation:
         height, width = shape
         view_height, view_width = probabilities.shape[-2:]
         grid, depth = self._positions(homographies, (height, width), (view_height, view_width))
-        margin = self._config.erosion + 0.5
+        margin = self.config.erosion + 0.5
         inner = torch.tensor([1 - 2 * margin / view_width, 1 - 2 * margin / view_height], device=self._device)
         counts = (grid.abs() <= inner + 1e-6).all(dim=-1) & (depth > BEHIND)
         counts &= self._inside_frame(homographies, height, width, depth, margin)

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import time
 import warnings
 import zipfile
@@ -169,33 +170,39 @@ def label_frames(
     todo = [index for index, name in enumerate(frames.names) if name not in done][world.rank :: world.size]
     own, own_file = Labels({}, about), _part(out, world.rank)
     adaptation = Adaptation(network, config, world.device)
-    began = saved_at = time.monotonic()
+    saved_at = time.monotonic()
+    deadline = math.inf if minutes is None else saved_at + 60 * minutes
     with (
         Interruptible() as interrupted,
         tqdm(total=len(todo), desc=describe, unit='frame', mininterval=2, disable=not world.first) as progress,
     ):
         for index in todo:
-            try:
-                frame = frames[index]
-            except ValueError as error:
-                warnings.warn(f'{error}: it gets no labels', stacklevel=2)
-                own.by_name[frames.names[index]] = np.zeros((0, 3), np.float32)
-            else:
-                scores = adaptation.scores(frame, np.random.default_rng([seed, index]))
-                own.by_name[frames.names[index]] = find_labels(scores, config)
-                own.checksums[frames.names[index]] = frames.checksum(index)
+            _label(own, frames, index, adaptation, np.random.default_rng([seed, index]))
             progress.update()
             now = time.monotonic()
             if now - saved_at > SAVE_SECONDS:
                 own.save(own_file)
                 saved_at = now
-            if interrupted() or (minutes is not None and now - began > 60 * minutes):
+            if interrupted() or now > deadline:
                 break
     own.save(own_file)
     world.wait()
     labels = world.from_first(_merged(out, about, frames) if world.first else own)
     # A signal at the last frame is not for labelling alone.
     return labels, not world.from_first(interrupted()) and all(name in labels.by_name for name in frames.names)
+
+
+def _label(labels: Labels, frames: NamedFrames, index: int, adaptation: Adaptation, rng: np.random.Generator) -> None:
+    """Add the labels of a frame; none, with a warning, if it can't be read."""
+    name = frames.names[index]
+    try:
+        frame = frames[index]
+    except ValueError as error:
+        warnings.warn(f'{error}: it gets no labels', stacklevel=2)
+        labels.by_name[name] = np.zeros((0, 3), np.float32)
+    else:
+        labels.by_name[name] = find_labels(adaptation.scores(frame, rng), adaptation.config)
+        labels.checksums[name] = frames.checksum(index)
 
 
 def _part(out: Path, rank: int | str) -> Path:

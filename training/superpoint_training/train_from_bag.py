@@ -144,7 +144,9 @@ def make_request(options: argparse.Namespace) -> Request:
     start = options.start or options.recipe
     dense = [f'threshold={ONE_LEVEL_THRESHOLD}'] if options.levels == 1 else []
     labels = load_config(LabelConfig, config / 'fine_tune_labels.yaml', [*dense, *options.labels])
-    surer = min(SURER * labels.threshold, 0.99) if options.general_threshold is None else options.general_threshold
+    general_threshold = options.general_threshold
+    if general_threshold is None:
+        general_threshold = min(SURER * labels.threshold, 0.99)
     fine_tune = 'fine_tune.yaml' if options.recipe == 'superpoint' else f'fine_tune_{options.recipe}.yaml'
     return Request(
         recordings=options.bag,
@@ -163,7 +165,7 @@ def make_request(options: argparse.Namespace) -> Request:
         minutes=options.minutes,
         general=options.general,
         general_limit=options.general_limit,
-        general_threshold=surer,
+        general_threshold=general_threshold,
         general_pairs=options.general_pairs,
         protocol=options.protocol,
         levels=options.levels,

@@ -273,5 +273,4 @@ GOODPOINT = Recipe(
     make_examples=pair_examples,
     make_losses=lambda config: partial(goodpoint_losses, config=config),
     architecture=GoodPoint.architecture,
-    needs_labels=False,
 )

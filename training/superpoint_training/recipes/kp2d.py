@@ -188,5 +188,4 @@ KP2D_RECIPE = Recipe(
     make_examples=pair_examples,
     make_losses=lambda config: partial(kp2d_losses, config=config),  # type: ignore[arg-type]
     architecture=KP2D.architecture,
-    needs_labels=False,
 )

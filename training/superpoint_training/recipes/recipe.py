@@ -26,7 +26,7 @@ class Recipe:
         make_losses: from the settings, the function from a network and a batch to named losses: each a mean over
             the batch's examples, the one to minimise under `total`.
         architecture: of the network, as in the metadata of weights.
-        needs_labels: whether frames must be labelled, or each serves as it is.
+        needs_labels: whether frames must be labelled; else each serves as it is, if there are any.
     """
 
     config: type
@@ -34,4 +34,4 @@ class Recipe:
     make_examples: Callable[[Any, Mapping[str, PairSource]], Dataset[Example]]
     make_losses: Callable[[Any], ComputeLosses]
     architecture: str
-    needs_labels: bool = True
+    needs_labels: bool = False

@@ -159,4 +159,5 @@ SUPERPOINT = Recipe(
     make_examples=pair_examples,
     make_losses=lambda config: partial(superpoint_losses, config=config),
     architecture=SuperPoint.architecture,
+    needs_labels=True,
 )

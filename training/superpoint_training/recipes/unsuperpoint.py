@@ -207,5 +207,4 @@ UNSUPERPOINT = Recipe(
     make_examples=pair_examples,
     make_losses=lambda config: partial(unsuperpoint_losses, config=config),
     architecture=UnsuperPoint.architecture,
-    needs_labels=False,
 )

@@ -60,8 +60,8 @@ def train_round(
     recipe, config = RECIPES[request.recipe], request.training
     sources: dict[str, PairSource] = {}
     density = None
-    surer = replace(request.labels, threshold=request.general_threshold)
-    for name, recorded, how in (('robot', train, request.labels), ('general', general, surer)):
+    general_labels = replace(request.labels, threshold=request.general_threshold)
+    for name, recorded, how in (('robot', train, request.labels), ('general', general, general_labels)):
         pictures = Shrunk(recorded, request.short_side)
         if not recipe.needs_labels:
             sources[name] = PlainFrames(pictures)

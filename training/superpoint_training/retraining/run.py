@@ -101,33 +101,8 @@ def retrain(
         return world.from_first(None)  # type: ignore[return-value]
     material = _material(request, frames, frames.held_out, judging, pairs)
     tried = _try_blends(request, work, network, material, frames, rounds, world)
-    chosen = tried[-1] if tried[-1].verdict.is_better else tried[0]
-    if chosen is not tried[-1]:
-        _save(request, work, chosen.network, frames, rounds[-1])
-    verdict = chosen.verdict
-    results = header(command, []) | {
-        'protocol': request.protocol,
-        'levels': request.levels,
-        'harvest': frames.report,
-        'watching': len(watched),
-        'judging': len(judging),
-        'general_frames': len(general),
-        'weights': {'start': request.start, 'before': request.labeller, 'out': str(request.out)},
-        'settings': request.settings() | {'seed': request.training.seed},
-        'rounds': rounds,
-        'figures': chosen.figures,
-        'verdict': dataclasses.asdict(verdict),
-        'replaced': verdict.is_better or request.force,
-        'blend': chosen.share,
-        'blends_tried': {f'{blend.share:g}': blend.verdict.reasons for blend in tried},
-    }
-    results = finite(results)
-    write_card(results, work.rejected.with_suffix('.md'))
-    if results['replaced']:
-        _publish(work, request.out)
-    write_report(results, chosen.drawn, work.report)
-    write_results(results, work.results)
-    return world.from_first(verdict)
+    counts = {'watching': len(watched), 'judging': len(judging), 'general_frames': len(general)}
+    return world.from_first(_conclude(request, work, frames, rounds, tried, header(command, []) | counts))
 
 
 def _try_blends(
@@ -155,6 +130,35 @@ def _try_blends(
         if tried[-1].verdict.is_better:
             break
     return tried
+
+
+def _conclude(
+    request: Request, work: Workspace, frames: Harvest, rounds: Sequence[dict[str, Any]], tried: Sequence[_Blend],
+    about: dict[str, Any],
+) -> proof.Verdict:  # fmt: skip
+    """Put the weights in their place if they are better, or forced, and write what is to be known of them."""
+    chosen = tried[-1] if tried[-1].verdict.is_better else tried[0]
+    if chosen is not tried[-1]:
+        _save(request, work, chosen.network, frames, rounds[-1])
+    results = finite(about | {
+        'protocol': request.protocol,
+        'levels': request.levels,
+        'harvest': frames.report,
+        'weights': {'start': request.start, 'before': request.labeller, 'out': str(request.out)},
+        'settings': request.settings() | {'seed': request.training.seed},
+        'rounds': rounds,
+        'figures': chosen.figures,
+        'verdict': dataclasses.asdict(chosen.verdict),
+        'replaced': chosen.verdict.is_better or request.force,
+        'blend': chosen.share,
+        'blends_tried': {f'{each.share:g}': each.verdict.reasons for each in tried},
+    })  # fmt: skip
+    write_card(results, work.rejected.with_suffix('.md'))
+    if results['replaced']:
+        _publish(work, request.out)
+    write_report(results, chosen.drawn, work.report)
+    write_results(results, work.results)
+    return chosen.verdict
 
 
 def _harvest(request: Request, work: Workspace, world: World) -> Harvest:
