@@ -66,6 +66,25 @@ def read_calibration(path: Path) -> Calibration:
     return read_calibrations(path)[0]
 
 
+def read_calibration_of(name: str, names: Sequence[str], path: str) -> Calibration:
+    """That of one of several cameras: of its own file, or in its place among all cameras'.
+
+    name: of the camera; names: of all. path: of the file, in which {camera} stands for the name.
+
+    Raises:
+        CalibrationFileError: see `read_calibrations`; or the file is of another number of cameras.
+    """
+    found = read_calibrations(Path(path.replace('{camera}', name)).expanduser())
+    if '{camera}' in path or len(names) == 1:
+        return found[0]
+    if len(found) != len(names):
+        raise CalibrationFileError(
+            f'The calibration {path} is of {len(found)}, and there are {len(names)} cameras: {", ".join(names)}. '
+            'Name a file of each, with {camera} for its name.'
+        )
+    return found[names.index(name)]
+
+
 def read_calibrations(path: Path) -> list[Calibration]:
     """Read the cameras of a calibration as Kalibr or ORB-SLAM write it, or ROS, EuRoC or VINS-Fusion of only one.
 

@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+import yaml
 
-from superpoint_ros.calibrations import CalibrationFileError, read_calibration, read_calibrations
+from superpoint_ros.calibrations import (
+    CalibrationFileError,
+    read_calibration,
+    read_calibration_of,
+    read_calibrations,
+)
 from superpoint_ros.camera import Camera
 
 FX, FY, CX, CY = 458.654, 457.296, 367.215, 248.375
@@ -160,6 +166,19 @@ def test_the_cameras_of_one_file_come_in_their_order(tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         assert [found.k[0] for found in read_calibrations(tmp_path / name)] == [FX, 300]
+
+
+def test_a_camera_of_several_has_its_own_file_or_its_place_in_one(tmp_path):
+    lens = {'width': 64, 'height': 48, 'cx': 32, 'cy': 24, 'distortion_model': 'none', 'distortion': []}
+    cameras = [lens | {'fx': fx, 'fy': fx} for fx in (100, 200)]
+    for name, of in (('both', cameras), ('left', cameras[:1]), ('right', cameras[1:])):
+        (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump({'cameras': of}))
+    for path in (tmp_path / 'both.yaml', tmp_path / '{camera}.yaml'):
+        for name, fx in (('left', 100), ('right', 200)):
+            assert read_calibration_of(name, ['left', 'right'], str(path)).k[0] == fx
+    assert read_calibration_of('', [''], str(tmp_path / 'both.yaml')).k[0] == 100
+    with pytest.raises(CalibrationFileError, match='is of 1, and there are 2 cameras: left, right'):
+        read_calibration_of('right', ['left', 'right'], str(tmp_path / 'right.yaml'))
 
 
 def test_the_rectification_of_ros_is_kept(tmp_path):

@@ -6,7 +6,6 @@ import gc
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -24,7 +23,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from superpoint_ros.calibrations import Calibration, CalibrationFileError, read_calibrations
+from superpoint_ros.calibrations import read_calibration_of
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import EngineError
 from superpoint_ros.nodes.channel import Arrival, Channel, topic_prefix
@@ -170,22 +169,9 @@ class FrontendNode(LifecycleNode):
         outputs = self._make_outputs(name)
         self._outputs.append(outputs)
         mask = read_mask(self._values['mask'].replace('{camera}', name))
-        return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger(), self._given_calibration(name))
-
-    def _given_calibration(self, name: str) -> Calibration | None:
-        """What a file has in place of `camera_info`: one of the camera's own, or in its place among all cameras'."""
-        path = self._values['calibration']
-        if not path:
-            return None
-        found = read_calibrations(Path(path.replace('{camera}', name)).expanduser())
-        if '{camera}' in path or len(self._cameras) == 1:
-            return found[0]
-        if len(found) != len(self._cameras):
-            raise CalibrationFileError(
-                f'The calibration {path} is of {len(found)}, and there are {len(self._cameras)} cameras: '
-                f'{", ".join(self._cameras)}. Name a file of each, with {{camera}} for its name.'
-            )
-        return found[self._cameras.index(name)]
+        given = self._values['calibration']
+        calibration = read_calibration_of(name, self._cameras, given) if given else None
+        return Channel(name, outputs, Statistics(self._paired), mask, self.get_logger(), calibration)
 
     def _make_outputs(self, name: str) -> Outputs:
         return Outputs(self, topic_prefix(name))
@@ -209,7 +195,12 @@ class FrontendNode(LifecycleNode):
 
     def _warnings(self) -> list[str]:
         """What is amiss while active, for people."""
-        return [warning for inputs in self._inputs for warning in inputs.warnings(self._settings.stale_after)]
+        of_inputs = [warning for inputs in self._inputs for warning in inputs.warnings(self._settings.stale_after)]
+        return [*of_inputs, *filter(None, [self._latest_warning()])]
+
+    def _latest_warning(self) -> str:
+        """What is odd about the latest images."""
+        return self._pipeline.warning if self._pipeline else ''
 
     def _on_image(self, index: int, message: Image | CompressedImage) -> None:
         self._channels[index].statistics.on_received()
@@ -318,7 +309,7 @@ class FrontendNode(LifecycleNode):
         values |= {name: f'{value:.6g}' for name, value in pipeline.figures.items()}
         state, warning = 'Inactive.', ''
         if self._inputs:
-            state, warning = 'Active.', ' '.join(filter(None, [*self._warnings(), pipeline.warning]))
+            state, warning = 'Active.', ' '.join(self._warnings())
         self._diagnostics.publish(hardware, pipeline.problem, warning, state, values)
 
 

@@ -151,21 +151,20 @@ class StereoNode(FrontendNode):
         for channel in self._channels:
             channel.statistics.on_dropped()
 
-    def _warnings(self) -> list[str]:
-        """What is amiss while active, for people."""
-        warnings, stale_after = super()._warnings(), self._settings.stale_after
-        since = monotonic() - self._last_pair
+    def _latest_warning(self) -> str:
+        """What is odd about the latest pair, or about there being none."""
+        since, stale_after = monotonic() - self._last_pair, self._settings.stale_after
         both_come = all(channel.statistics.silence <= stale_after for channel in self._channels)
-        if self._pairing is not None and self._pipeline is not None and both_come and since > stale_after:
-            self._pipeline.warning = ''  # of the last pair
-            left, right = self._pairing.waiting
-            if left and right:
-                apart = min(abs(a - b) for a in left for b in right) * 1e-6
-                warnings.append(
-                    f'No two images made a pair for {since:.1f} s: the stamps that wait differ by {apart:.3f} ms or '
-                    'more. Synchronise the cameras, or raise pairing.slop.'
-                )
-        return warnings
+        if self._pairing is None or not both_come or since <= stale_after:
+            return super()._latest_warning()
+        left, right = self._pairing.waiting
+        if not (left and right):
+            return ''
+        apart = min(abs(a - b) for a in left for b in right) * 1e-6
+        return (
+            f'No two images made a pair for {since:.1f} s: the stamps that wait differ by {apart:.3f} ms or more. '
+            'Synchronise the cameras, or raise pairing.slop.'
+        )
 
     def _stop(self) -> None:
         super()._stop()
