@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.benchmark.ceiling import measure_ceiling
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
@@ -182,10 +183,12 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
     parser.add_argument('--engine', default='auto', help='auto, torch or openvino')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16, float16 or int8')
-    parser.add_argument('--keypoints', type=int, default=1000, help='at most this many an image')
-    parser.add_argument('--levels', type=int, help='image sizes searched for keypoints; default: 1, or 4 with --node')
-    parser.add_argument('--frames', type=int, default=100, help='images to time')
-    parser.add_argument('--plain-frames', type=int, default=20, help='of these with the slow plain code')
+    parser.add_argument('--keypoints', type=at_least(1), default=1000, help='at most this many an image')
+    parser.add_argument(
+        '--levels', type=at_least(1), help='image sizes searched for keypoints; default: 1, or 4 with --node'
+    )
+    parser.add_argument('--frames', type=at_least(FEWEST_FRAMES), default=100, help='images to time')
+    parser.add_argument('--plain-frames', type=at_least(1), default=20, help='of these with the slow plain code')
     parser.add_argument('--scaling', action=argparse.BooleanOptionalAction, default=True, help='also sizes and batches')
     parser.add_argument('--node', action='store_true', help='the node over DDS instead, with a camera process')
     parser.add_argument(
@@ -197,10 +200,6 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(args)
     options.weights = options.weights or WEIGHTS
     options.rates = options.rates or RATES
-    if options.frames < FEWEST_FRAMES or options.plain_frames < 1:
-        parser.error(f'--frames must be {FEWEST_FRAMES} or more, --plain-frames 1 or more')
-    if options.levels is not None and options.levels < 1:
-        parser.error('--levels must be 1 or more')
     if min(options.rates) * options.seconds < FEWEST_IMAGES:
         parser.error(f'--seconds must leave the camera time for {FEWEST_IMAGES} images at each of --rates')
     return options

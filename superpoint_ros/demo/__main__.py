@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.demo.run import DemoError, Settings, Source, run
 from superpoint_ros.demo.sequence import Gallery
@@ -51,11 +52,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1.0,
         help='speed, 1 as recorded; 0 sends an image when the one before was answered; default: %(default)s',
     )
-    parser.add_argument('--frames', type=int, default=150, help='of the built-in sequence; default: %(default)s')
+    parser.add_argument(
+        '--frames', type=at_least(1), default=150, help='of the built-in sequence; default: %(default)s'
+    )
     parser.add_argument('--domain', type=int, default=own_domain(), help='ROS_DOMAIN_ID; default: any of 1 to 100')
     options = parser.parse_args(arguments)
-    if options.frames < 1:
-        parser.error('--frames must be 1 or more')
     if options.input is None and (options.topic or options.camera_info):
         parser.error('--topic and --camera-info are about a recording: name it, too')
     return options

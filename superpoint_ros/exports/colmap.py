@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.camera import Camera
 from superpoint_ros.clouds import FeatureCloud, dequantise
 from superpoint_ros.exports.recorded import RecordedFeatures, read_recorded
@@ -184,10 +185,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('out', type=Path, help='folder for database.db')
     parser.add_argument('--topic', default='', help='of the features, where the bag has several cameras')
     parser.add_argument('--camera-info-topic', default='', help='of the calibration, where the bag has several')
-    parser.add_argument('--every', type=_positive, default=1, help='each n-th frame; default: %(default)s')
+    parser.add_argument('--every', type=at_least(1), default=1, help='each n-th frame; default: %(default)s')
     parser.add_argument(
         '--window',
-        type=_positive,
+        type=at_least(1),
         default=defaults.window,
         help='match a frame to so many before it, and some further away; default: %(default)s',
     )
@@ -203,13 +204,6 @@ def main(args: list[str] | None = None) -> None:
     print(f'{options.out / DATABASE}: {counts["images"]} images, {counts["pairs"]} verified pairs.')
     if not counts['pairs']:
         sys.exit('export_colmap: no two frames show the same: there is nothing to reconstruct.')
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{word} is not 1 or more')
-    return number
 
 
 if __name__ == '__main__':

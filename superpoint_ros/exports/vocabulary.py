@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.clouds import dequantise
 from superpoint_ros.exports.recorded import read_recorded
 from superpoint_ros.files import write_whole
@@ -158,9 +159,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('out', type=Path, help='file to write; DBoW3 wants its name to end in .yml')
     parser.add_argument('--topic', default='', help='of the features, where the bag has several cameras')
     parser.add_argument(
-        '--branches', type=_two_or_more, default=BRANCHES, help='children of a node; default: %(default)s'
+        '--branches', type=at_least(2), default=BRANCHES, help='children of a node; default: %(default)s'
     )
-    parser.add_argument('--levels', type=_two_or_more, default=LEVELS, help='of the tree; default: %(default)s')
+    parser.add_argument('--levels', type=at_least(2), default=LEVELS, help='of the tree; default: %(default)s')
     options = parser.parse_args(args)
     try:
         frames = read_recorded(options.bag, options.topic, calibrated=False).frames
@@ -171,13 +172,6 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     print(f'{options.out}: {len(vocabulary.words)} words of {len(frames)} images.')
-
-
-def _two_or_more(word: str) -> int:
-    number = int(word)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f'{word} is not 2 or more')
-    return number
 
 
 if __name__ == '__main__':

@@ -152,9 +152,9 @@ def test_the_time_of_a_batch_is_shared_by_its_images(monkeypatch):
 
 def test_what_can_not_be_measured_is_refused_in_a_line(capsys):
     for words, reason in {
-        ('--frames', '1'): '--frames must be 2 or more',
-        ('--plain-frames', '0'): '--plain-frames 1 or more',
-        ('--levels', '0'): '--levels must be 1 or more',
+        ('--frames', '1'): '--frames: must be 2 or more, not 1',
+        ('--plain-frames', '0'): '--plain-frames: must be 1 or more, not 0',
+        ('--levels', '0'): '--levels: must be 1 or more, not 0',
         ('--seconds', '0'): '--seconds must leave the camera time for 2 images',
         ('--rates', '30', '0.01'): '--seconds must leave the camera time for 2 images',
         ('--rates', '-5'): '--seconds must leave the camera time for 2 images',

@@ -78,13 +78,13 @@ def test_labels_are_denser_for_one_level_and_surer_on_general_pictures(words, ro
 @pytest.mark.parametrize(
     ('command', 'words', 'complaint'),
     [
-        (train_from_bag, ['--short-side', '0'], '--short-side must be at least 32 pixels'),
-        (train_from_bag, ['--short-side', '-5'], '--short-side must be at least 32 pixels'),
-        (train_from_bag, ['--general-limit', '0'], '--general-limit must be at least 1'),
+        (train_from_bag, ['--short-side', '0'], '--short-side: must be 32 or more, not 0'),
+        (train_from_bag, ['--short-side', '-5'], '--short-side: must be 32 or more, not -5'),
+        (train_from_bag, ['--general-limit', '0'], '--general-limit: must be 1 or more, not 0'),
         (train_from_bag, ['--general-threshold', '5'], '--general-threshold is a probability'),
         (train_from_bag, ['--general-threshold', 'nan'], '--general-threshold is a probability'),
-        (label, ['--limit', '0'], '--limit must be at least 1'),
-        (label, ['--limit', '-1'], '--limit must be at least 1'),
+        (label, ['--limit', '0'], '--limit: must be 1 or more, not 0'),
+        (label, ['--limit', '-1'], '--limit: must be 1 or more, not -1'),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(command, words, complaint, capsys):

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.engines import EngineError
 from superpoint_ros.pyramid import PER_OCTAVE
 from superpoint_training.evaluation import results as results_file
@@ -67,15 +68,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='frames with poses: TUM RGB-D or EuRoC as downloaded, or timestamps.txt, poses.txt, intrinsics.yaml',
     )  # fmt: skip
     inputs.add_argument(
-        '--gaps', type=int, nargs='+', action='extend', help="frames between a sequence's pairs; default: 1 10 30"
+        '--gaps',
+        type=at_least(1),
+        nargs='+',
+        action='extend',
+        help="frames between a sequence's pairs; default: 1 10 30",
     )
     inputs.add_argument('--intrinsics', type=Path, metavar='FILE', help="calibration in place of the sequences' own")
     inputs.add_argument('--recording', type=Path, metavar='PATH', help='bag, video or pictures without ground truth')
     inputs.add_argument(
         '--topic', default='', help='of a bag; default: the one with the most images that are not depth'
     )
-    inputs.add_argument('--frames', type=int, help="of a recording's start; default: 300")
-    inputs.add_argument('--shapes', type=int, metavar='N', help='N held-out Synthetic Shapes, with noise')
+    inputs.add_argument('--frames', type=at_least(1), help="of a recording's start; default: 300")
+    inputs.add_argument('--shapes', type=at_least(1), metavar='N', help='N held-out Synthetic Shapes, with noise')
     inputs.add_argument('--clean', action='store_true', help='the shapes without noise')
     inputs.add_argument('--compare', type=Path, nargs=2, metavar='RESULTS', help='two results.json, side by side')
 
@@ -90,7 +95,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--nms-radius', type=int, default=4, help='of our networks, pixels; default: 4')
     parser.add_argument(
-        '--levels', type=int, help=f'of our networks, as the node takes it; default: {LEVELS} as there, 1 for shapes'
+        '--levels',
+        type=at_least(1),
+        help=f'of our networks, as the node takes it; default: {LEVELS} as there, 1 for shapes',
     )
     parser.add_argument(
         '--levels-per-octave', type=int, default=PER_OCTAVE,
@@ -98,22 +105,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     for name in ('device', 'engine', 'precision'):
         parser.add_argument(f'--{name}', default='auto', help='of our networks, as the node takes it; default: auto')
-    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
+    parser.add_argument(
+        '--jobs', type=at_least(1), default=len(os.sched_getaffinity(0)), help='threads; default: all cores'
+    )
     parser.add_argument('--cache', type=Path, metavar='DIR', help='for predictions; default: OUT/predictions')
     parser.add_argument('--strict', action='store_true', help=f'exit status {SKIPPED} if any input was skipped')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='for the results')
     options = parser.parse_args(arguments)
-    if options.levels is not None and options.levels < 1:
-        parser.error('--levels must be 1 or more')
-
     measured = [options.pairs, options.sequence, options.recording]
     if sum([any(measured), options.shapes is not None, options.compare is not None]) != 1:
         parser.error('give --pairs, --sequence and --recording in any number, or --shapes, or --compare')
-    for name in ('jobs', 'frames', 'shapes'):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f'--{name} must be at least 1')
-    if options.gaps and min(options.gaps) < 1:
-        parser.error('--gaps are frames, at least 1')
     for name, needed in (
         ('topic', 'recording'), ('frames', 'recording'), ('intrinsics', 'sequence'), ('gaps', 'sequence'),
         ('clean', 'shapes'),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.allocator import keep_freed_memory
@@ -25,7 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--weights', required=True, help='the detector to average')
     parser.add_argument('--frames', required=True, help='folder or tar of pictures')
     parser.add_argument('--out', required=True, type=Path, help='labels to write (.npz)')
-    parser.add_argument('--limit', type=int, help='label only the first so many frames')
+    parser.add_argument('--limit', type=at_least(1), help='label only the first so many frames')
     parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument(
@@ -34,8 +35,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.out.suffix != '.npz':
         parser.error(f"--out must end in .npz, not '{options.out.suffix}'")
-    if options.limit is not None and options.limit < 1:
-        parser.error('--limit must be at least 1')
     return options
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from superpoint_ros.arguments import at_least
 from superpoint_ros.engines import EngineError
 from superpoint_ros.keypoints import MOST_LEVELS
 from superpoint_ros.share import share_directory
@@ -26,7 +27,6 @@ from superpoint_training.distributed import join_world
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import print_any_name
 from superpoint_training.harvest import SMALLEST_SIDE, HarvestConfig, list_topics
-from superpoint_training.peers import LEVELS
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import RECIPES
 from superpoint_training.retraining.plan import plan
@@ -67,18 +67,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="name or file; 'none' for fresh ones; default: the shipped ones of the recipe's name",
     )
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint', help='default: superpoint')
-    parser.add_argument('--rounds', type=int, default=1, help='of labelling and training; default: 1')
+    parser.add_argument(
+        '--rounds', type=at_least(1), default=Request.rounds, help='of labelling and training; default: 1'
+    )
     parser.add_argument(
         '--blend', nargs='+', action='extend', type=float, metavar='SHARE',
         help='of the way from the old weights to the trained ones, tried in this order until weights are better; '
         f'default: {" ".join(f"{share:g}" for share in Request.blend)}',
     )  # fmt: skip
-    parser.add_argument('--short-side', type=int, default=256, help='of pictures trained on, pixels; default: 256')
+    parser.add_argument(
+        '--short-side', type=at_least(SMALLEST_SIDE), default=Request.short_side,
+        help='of pictures trained on, pixels; default: %(default)s',
+    )  # fmt: skip
     parser.add_argument('--minutes', type=float, help='training time of a round; sets the number of steps')
     parser.add_argument(
         '--general', type=Path, metavar='DIR', help='pictures against forgetting; default: shipped ones'
     )
-    parser.add_argument('--general-limit', type=int, default=400, help='maximum number of these; default: 400')
+    parser.add_argument(
+        '--general-limit', type=at_least(1), default=Request.general_limit,
+        help='maximum number of these; default: %(default)s; to train without them --set mix.general=0',
+    )  # fmt: skip
     parser.add_argument(
         '--general-threshold', type=float,
         help=f"of their labels: few and sure; default: {SURER:g} times that of the recordings' labels",
@@ -87,13 +95,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--general-pairs', type=Path, metavar='DIR',
         help='homography pairs to judge forgetting by; default: views of shipped pictures that are not trained on',
     )  # fmt: skip
-    parser.add_argument('--protocol', choices=sorted(PROTOCOLS), default='superpoint-240', help='of the figures')
     parser.add_argument(
-        '--levels', type=int, default=LEVELS, help=f"of the figures: the front-end's, as it will run; default: {LEVELS}"
+        '--protocol', choices=sorted(PROTOCOLS), default=Request.protocol, help='of the figures; default: %(default)s'
     )
+    parser.add_argument(
+        '--levels', type=int, default=Request.levels,
+        help="of the figures: the front-end's, as it will run; default: %(default)s",
+    )  # fmt: skip
     parser.add_argument('--work', type=Path, metavar='DIR', help='folder of the run; default: OUT with .run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
-    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)), help='threads; default: all cores')
+    parser.add_argument(
+        '--jobs', type=at_least(1), default=len(os.sched_getaffinity(0)), help='threads; default: all cores'
+    )
     parser.add_argument(
         '--config', type=Path, help="the recipe's YAML; default: that for fine-tuning in config/training"
     )
@@ -115,12 +128,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
     if not 1 <= options.levels <= MOST_LEVELS:
         parser.error(f'--levels must be 1 to {MOST_LEVELS}')
-    if options.rounds < 1 or options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
-        parser.error('--rounds and --jobs must be at least 1, --minutes more than 0')
-    if options.short_side < SMALLEST_SIDE:
-        parser.error(f'--short-side must be at least {SMALLEST_SIDE} pixels')
-    if options.general_limit < 1:
-        parser.error('--general-limit must be at least 1; to train without general pictures, --set mix.general=0')
+    if options.minutes is not None and options.minutes <= 0:
+        parser.error('--minutes must be more than 0')
     if options.general_threshold is not None and not 0 <= options.general_threshold < 1:
         parser.error('--general-threshold is a probability: at least 0 and less than 1')
     if not all(0 < share <= 1 for share in options.blend or ()):
