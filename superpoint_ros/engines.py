@@ -55,6 +55,8 @@ class Engine(Protocol):
     description: str
     """Engine, precision and device, for people."""
     device: torch.device
+    batches: bool
+    """Whether images of one size that follow one another run at once, in less time than one by one."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         """Run [H, W] uint8 images, whose sides are multiples of the network's stride; see `detector.pad`, too.
@@ -137,6 +139,8 @@ class MapNetwork(nn.Module):
 class TorchEngine:
     """Eager torch, channels last. Images of one size that follow one another run as one batch."""
 
+    batches = True
+
     def __init__(self, network: KeypointNetwork, device: torch.device, precision: str = 'auto') -> None:
         if precision == 'auto':
             precision = 'float16' if device.type == 'cuda' else 'float32'
@@ -161,6 +165,7 @@ class OpenVINOEngine:
     """A graph that OpenVINO compiles for the CPU, once for each image size. Images run one by one."""
 
     device = torch.device('cpu')
+    batches = False
 
     def __init__(self, network: KeypointNetwork, precision: str = 'auto') -> None:
         with engine_errors(f'openvino {precision} on cpu'):
@@ -189,11 +194,14 @@ class OpenVINOEngine:
     def _convert(network: MapNetwork) -> openvino.Model:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)  # OpenVINO still traces by torch.jit
-            return openvino.convert_model(
+            graph = openvino.convert_model(
                 network,
                 example_input=torch.zeros(1, 1, 64, 96, dtype=torch.uint8),
                 input=openvino.PartialShape([1, 1, -1, -1]),
             )
+        # PyTorch keeps all that it ever traced, 7 MB each time, unless it is told to forget it.
+        getattr(torch._C, '_jit_clear_class_registry', lambda: None)()
+        return graph
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         to_come = Counter(image.shape for image in images)

@@ -89,13 +89,17 @@ class Frontend:
 
     @property
     def camera(self) -> Camera | None:
-        """Gives the rays; None: there are none, and matches are verified by the fundamental matrix."""
+        """Gives the rays; None: there are none, and matches are verified by the fundamental matrix.
+
+        The image before keeps the rays of its own camera, such as one whose lens was at another zoom, unless it had
+        none or there are none any more.
+        """
         return self._camera
 
     @camera.setter
     def camera(self, camera: Camera | None) -> None:
-        self._camera = camera
-        if self._previous:
+        known_before, self._camera = self._camera is not None, camera
+        if self._previous and known_before != (camera is not None):
             self._previous = replace(self._previous, rays=self._rays(self._previous.features))
 
     @property

@@ -1,6 +1,8 @@
 """Engines against the network called by hand."""
 
 import importlib
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -70,6 +72,29 @@ def test_a_network_in_use_elsewhere_is_left_as_it_is(network):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+@needs_openvino
+def test_loading_again_and_again_takes_no_more_memory():
+    """As a node does whose weights are reloaded; what PyTorch keeps of each tracing was 7 MB."""
+    code = """
+import gc
+from pathlib import Path
+from superpoint_ros.detector import Detector
+
+def resident():
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
+    return int(line.split()[1]) / 1024
+
+for number in range(10):
+    if number == 4:
+        before = resident()
+    Detector.load('superpoint_small', 'cpu', engine='openvino', precision='float32').warm_up(64, 96)
+    gc.collect()
+print(resident() - before)
+"""
+    grown = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
+    assert float(grown) < 20
+
+
 def test_cuda_without_a_device_says_so_and_what_to_do(network):
     with pytest.raises(EngineError, match=r'cuda:1 was asked for.*use device cpu'):
         load_engine(network, device='cuda:1')

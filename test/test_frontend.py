@@ -60,8 +60,8 @@ def view(scene, x, y=100):
     return scene[y : y + SIZE[1], x : x + SIZE[0]]
 
 
-def make_camera():
-    K = np.array([[300.0, 0, 159.5], [0, 300, 119.5], [0, 0, 1]])
+def make_camera(focal=300.0):
+    K = np.array([[focal, 0, 159.5], [0, focal, 119.5], [0, 0, 1]])
     return Camera(K=K, distortion=np.zeros(0), model='none', width=SIZE[0], height=SIZE[1])
 
 
@@ -126,6 +126,20 @@ def test_a_calibration_that_arrives_late_serves_the_frame_before_as_well(detecto
     frame = frontend.process(view(scene, 108), FRAME_NS)
     assert frame.matches.inlier.sum() > 50
     assert frame.velocities[frame.track_ages > 1].any()
+
+
+def test_each_frame_has_the_rays_of_the_camera_that_took_it(detector, scene):
+    """A lens that zooms in on a scene at rest does not set it in motion."""
+    near, far = make_camera(), make_camera(focal=330.0)
+    frontend = Frontend(detector, camera=near)
+    before = frontend.process(view(scene, 100), 0)
+    frontend.camera = far
+    now = frontend.process(view(scene, 100), FRAME_NS)
+    query, train = now.matches.query[now.matches.inlier], now.matches.train[now.matches.inlier]
+    moved = far.rays(now.features.keypoints[query]) - near.rays(before.features.keypoints[train])
+    assert len(query) > 50
+    np.testing.assert_allclose(now.velocities[query], moved[:, :2] / (FRAME_NS * 1e-9), rtol=1e-4, atol=1e-6)
+    assert np.abs(now.velocities).max() > 0.1
 
 
 def test_a_camera_at_rest_keeps_every_feature_an_inlier(detector, scene):

@@ -70,7 +70,8 @@ def test_without_a_calibration_the_image_is_taken_as_it_is(rectification):
     image = picture()
     view = optics(calibrated=False)[0].view(image, rectification)
     assert view.image is image
-    assert view.camera is view.mask is view.rectified_by is None
+    assert view.camera is view.mask is None
+    assert not view.is_rectified
 
 
 def test_rectifying_without_a_calibration_is_warned_of_until_one_comes():

@@ -44,12 +44,28 @@ def test_what_was_lost_lately_is_told_beside_what_came(monkeypatch):
         figures.on_lost(lost)
         figures.on_received()
         clock.now += 6.0
-    assert figures.lately == (0, 1)
+    assert figures.lately == {'received': 1, 'lost': 0}
     clock.now -= 3.0
-    assert figures.lately == (0, 1)
+    assert figures.lately == {'received': 1, 'lost': 0}
     figures.on_lost(3)
-    assert figures.lately == (3, 1)
+    figures.on_failed('wrong step')
+    figures.on_unsteady()
+    assert figures.lately == {'received': 1, 'lost': 3, 'failed': 1, 'unsteady': 1}
     assert figures.report()['lost'] == '10'
+    clock.now += 20.0
+    assert not figures.lately
+
+
+def test_the_rate_falls_from_when_the_next_image_is_due(monkeypatch):
+    clock = Clock(monkeypatch)
+    figures = Statistics()
+    for _ in range(21):
+        figures.on_processed(1.0, {})
+        clock.now += 0.1
+    for late, rate in ((0.0, '10.0'), (0.5, '8.0'), (2.0, '5.0')):
+        clock.now += late
+        assert figures.report()['rate_hz'] == rate
+        clock.now -= late
 
 
 @given(st.lists(st.sampled_from(['processed', 'dropped', 'wrong step', 'short data'])))

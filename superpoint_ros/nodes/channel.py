@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from superpoint_ros.calibrations import Calibration
-from superpoint_ros.camera import Camera
 from superpoint_ros.frontend import Frame, Frontend
 from superpoint_ros.images import to_array
 from superpoint_ros.nodes.optics import Optics, View
@@ -51,9 +50,16 @@ class Channel:
         self.optics = Optics(mask, self.notice, calibration)
         self.problem = ''
         """Why the last image failed, for people; '' if it did not."""
+        self.failure = ''
+        """Why the latest did that failed, for people."""
         self._logger = logger
         self._last_stamp_ns: int | None = None
-        self._rectified_by: Camera | None = None
+        self._is_rectified = False
+
+    def restart(self) -> None:
+        """Expect images from now on; what was wrong with earlier ones is over."""
+        self.statistics.restart_clock()
+        self.problem = ''
 
     @property
     def prefix(self) -> str:
@@ -71,14 +77,16 @@ class Channel:
 
     def prepare(self, frontend: Frontend, view: View, stamp: int) -> None:
         """Let the camera's front-end follow what changed since its last image."""
-        if view.rectified_by is not self._rectified_by:
-            self._rectified_by = view.rectified_by
+        if view.is_rectified != self._is_rectified:
+            self._is_rectified = view.is_rectified
             frontend.begin_anew()
         if frontend.camera is not view.camera:
             frontend.camera = view.camera
         if self._last_stamp_ns is None:
             return
         step = (stamp - self._last_stamp_ns) * 1e-9
+        if step <= 0:
+            self.statistics.on_unsteady()
         if step < 0:
             self.notice('time went back', f'The stamps went back by {-step:.3f} s: tracks start anew.')
         if step == 0:
@@ -92,7 +100,8 @@ class Channel:
 
     def fail(self, cause: str, message: str) -> None:
         """Count an image that could not be processed; log the first of each cause."""
-        self.problem = f'{self._said}{cause}: {message.splitlines()[-1]}'
+        self.failure = f'{cause}: {message.splitlines()[-1]}'
+        self.problem = f'{self._said}{self.failure}'
         if self.statistics.on_failed(cause):
             self._logger.error(f'{self._said}An image was skipped. {message} Further ones are only counted.')
 

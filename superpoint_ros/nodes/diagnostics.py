@@ -14,12 +14,9 @@ class Diagnostics:
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
 
     def publish(self, hardware: str, problem: str, warning: str, state: str, values: dict[str, str]) -> None:
-        """Publish an error if there is a problem, else a warning if there is one, else that all is well."""
-        level, message = DiagnosticStatus.OK, state
-        if problem:
-            level, message = DiagnosticStatus.ERROR, problem
-        elif warning:
-            level, message = DiagnosticStatus.WARN, warning
+        """Publish an error if there is a problem, a warning if there is only that, else that all is well."""
+        level = DiagnosticStatus.ERROR if problem else DiagnosticStatus.WARN if warning else DiagnosticStatus.OK
+        message = ' '.join(filter(None, (problem, warning))) or state
         status = DiagnosticStatus(
             level=level,
             name=self._node.get_fully_qualified_name().lstrip('/'),

@@ -35,7 +35,7 @@ from superpoint_ros.nodes.outputs import Outputs
 from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.process import run
-from superpoint_ros.nodes.settings import PARAMETERS, RELOADED, Settings, load_detector
+from superpoint_ros.nodes.settings import PARAMETERS, REACTIVATED, RELOADED, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
 from superpoint_ros.nodes.worker import NewestWins
 
@@ -72,6 +72,7 @@ class FrontendNode(LifecycleNode):
             raise ParameterError(str(error)) from error
         self._cameras = cameras
         self._problem = ''
+        self._idle = 'Not configured.'
         self._outputs: list[Any] = []
         self._channels: list[Channel] = []
         self._pipeline: Pipeline | None = None
@@ -107,7 +108,7 @@ class FrontendNode(LifecycleNode):
         gc.freeze()
         self._worker = self._make_worker()
         for index, channel in enumerate(self._channels):
-            channel.statistics.restart_clock()
+            channel.restart()
             self._inputs.append(
                 Inputs(
                     self,
@@ -136,11 +137,14 @@ class FrontendNode(LifecycleNode):
         """Stop and free all, from any state."""
         self._stop()
         self._free()
+        self._idle, self._problem = 'Shut down.', ''
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After a transition that went wrong: back to where configure can be tried again."""
-        return self.on_shutdown(state)
+        self._stop()
+        self._free()
+        return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
         """Finish the image in hand, and the loading of weights, and leave ROS, whatever the state."""
@@ -224,7 +228,11 @@ class FrontendNode(LifecycleNode):
             return
         for name in changed:
             if not self._table[name].live:
-                when = 'on ~/reload_weights' if name in RELOADED else 'when the node is configured and activated again'
+                when = 'when the node is configured and activated again'
+                if name in RELOADED:
+                    when = 'on ~/reload_weights'
+                elif name in REACTIVATED:
+                    when = 'when the node is activated again'
                 self.get_logger().info(f'{name} takes effect {when}.')
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -302,7 +310,7 @@ class FrontendNode(LifecycleNode):
         hardware = ' '.join(self.resolve_topic_name(f'{topic_prefix(name)}image') for name in self._cameras)
         values = {f'{c.prefix}{key}': value for c in self._channels for key, value in c.statistics.report().items()}
         if pipeline is None:
-            self._diagnostics.publish(hardware, self._problem, '', 'Not configured.', values)
+            self._diagnostics.publish(hardware, self._problem, '', self._idle, values)
             return
         values['detector'] = pipeline.detector.description
         values |= {f'{channel.prefix}calibration': channel.optics.status for channel in self._channels}

@@ -20,6 +20,7 @@ except ImportError:  # Humble
 
 _KINDS = {'raw': Image, 'compressed': CompressedImage}
 _MOST_LOST_AT_ONCE = 10_000
+_MOST_UNSTEADY = 0.1  # share of images whose stamps do not rise; one of them begins a recording anew
 _TYPES = {'raw': 'sensor_msgs/msg/Image', 'compressed': 'sensor_msgs/msg/CompressedImage'}
 
 
@@ -64,9 +65,10 @@ class Inputs:
         statistics, found = self._channel.statistics, []
         if statistics.silence > stale_after:
             found.append(f'No image on {topic} for {statistics.silence:.1f} s {self._why_silent()}.')
-        elif statistics.standstill > stale_after:
-            found.append(f'Images come on {topic}, but none was processed for {statistics.standstill:.1f} s.')
-        lost, came = statistics.lately
+        if statistics.standstill > stale_after:
+            found.append(f'Images came on {topic}, but none was processed for {statistics.standstill:.1f} s.')
+        lately = statistics.lately
+        lost, came = lately['lost'], lately['received']
         if lost:
             remedy = ''
             if self._reliability == ReliabilityPolicy.BEST_EFFORT:
@@ -75,6 +77,16 @@ class Inputs:
                     'to auto, or start the camera with config/fastdds.xml, too'
                 )
             found.append(f'{lost} of the last {lost + came} images on {topic} were lost on the way{remedy}.')
+        if lately['failed'] and not self._channel.problem:  # which says it of the last one
+            found.append(
+                f'{lately["failed"]} of the last {came} images on {topic} could not be processed, the latest for '
+                f'{self._channel.failure}'
+            )
+        if lately['unsteady'] > _MOST_UNSTEADY * came:
+            found.append(
+                f'The stamps of {lately["unsteady"]} of the last {came} images on {topic} were not later than those '
+                'before: there are no velocities, or no matches and tracks, where that is so.'
+            )
         if self._channel.warning:
             found.append(self._channel.warning)
         elif self._channel.optics.status == UNCALIBRATED and self._channel.outputs.tracks_are_wanted:

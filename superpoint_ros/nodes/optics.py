@@ -40,8 +40,8 @@ class View:
     camera: Camera | None
     mask: np.ndarray | None
     """[H, W] uint8, 0 where nothing is wanted."""
-    rectified_by: Camera | None = None
-    """Whose distortion was undone here. Pixels of views that differ in it do not compare."""
+    is_rectified: bool = False
+    """Whether the distortion was undone here. Pixels of views that differ in it do not compare."""
 
 
 class Optics:
@@ -99,7 +99,7 @@ class Optics:
             return View(image, camera, mask)
         if rectification == 'rectified':
             return View(image, camera.rectified, mask)
-        return View(camera.rectify(image), camera.rectified, self._rectified_mask(camera, mask), rectified_by=camera)
+        return View(camera.rectify(image), camera.rectified, self._rectified_mask(camera, mask), is_rectified=True)
 
     def _rectified_mask(self, camera: Camera, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:

@@ -165,6 +165,8 @@ class Replay(Node):
         if not stamps:
             raise RecordingError(f'There are no images in {recording}.')
         seconds = monotonic() - began
+        if not played:
+            raise RecordingError(f'No image of {recording} can be read.')
         self.get_logger().info(f'Played {played} images in {seconds:.1f} s.')
         period = max(1, int(np.median(np.diff(stamps)))) if len(stamps) > 1 else 1_000_000_000
         return due + period * 1e-9 / rate, max(stamps) - min(stamps) + period

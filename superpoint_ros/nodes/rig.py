@@ -31,7 +31,9 @@ class RigNode(FrontendNode):
 
     def _make_worker(self) -> NewestWins[Any]:
         worker = super()._make_worker()
-        worker.gather = self._values['gather']
+        assert self._pipeline is not None
+        if self._pipeline.detector.engine.batches:
+            worker.gather = self._values['gather']
         return worker
 
 

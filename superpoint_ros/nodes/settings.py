@@ -20,6 +20,8 @@ _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), T
 
 RELOADED = ('weights', 'device', 'engine', 'precision')
 """Parameters that take effect on `~/reload_weights`."""
+REACTIVATED = ('image_transport', 'image_reliability')
+"""Parameters that take effect when the node is activated."""
 
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
@@ -277,7 +279,8 @@ RIG_PARAMETERS = (
     Parameter(
         'gather',
         0.02,
-        'Maximum time that an image waits for those of other cameras to make one batch, seconds; 0 does not wait.',
+        'Maximum time that an image waits for those of other cameras to make one batch, seconds; not with OpenVINO, '
+        'which has none.',
         low=0.0,
         high=1.0,
     ),

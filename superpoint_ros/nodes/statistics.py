@@ -27,7 +27,7 @@ class Statistics:
         self._failures: Counter[str] = Counter()
         self._notices: Counter[str] = Counter()
         self._recent: deque[tuple[float, float]] = deque()  # (time, latency in ms) of each processed image
-        self._arrivals: deque[tuple[float, int, int]] = deque()  # (time, lost, received)
+        self._lately: deque[tuple[float, str, int]] = deque()  # (time, what, how many)
         self._latest: dict[str, float] = {}
         self._last_received = monotonic()
         self._unanswered_since: float | None = None
@@ -35,18 +35,15 @@ class Statistics:
     def on_received(self) -> None:
         """An image came."""
         with self._lock:
-            self._counts['received'] += 1
+            self._count('received')
             self._last_received = monotonic()
-            self._arrivals.append((self._last_received, 0, 1))
-            _forget_before(self._last_received - _WINDOW_SECONDS, self._arrivals)
             if self._unanswered_since is None:
                 self._unanswered_since = self._last_received
 
     def on_lost(self, count: int) -> None:
         """Images that were published did not come."""
         with self._lock:
-            self._counts['lost'] += count
-            self._arrivals.append((monotonic(), count, 0))
+            self._count('lost', count)
 
     def on_dropped(self) -> None:
         """An image gave way to a newer one."""
@@ -61,9 +58,14 @@ class Statistics:
     def on_failed(self, cause: str) -> bool:
         """An image could not be processed. Returns whether this cause is new: worth a line in the log."""
         with self._lock:
-            self._counts['failed'] += 1
+            self._count('failed')
             self._failures[cause] += 1
             return self._failures[cause] == 1
+
+    def on_unsteady(self) -> None:
+        """The stamp of an image was not later than that of the one before."""
+        with self._lock:
+            self._note('unsteady')
 
     def on_noticed(self, cause: str) -> bool:
         """Something was odd, but the image was processed. Returns whether this cause is new."""
@@ -88,11 +90,14 @@ class Statistics:
             self._unanswered_since = None
 
     @property
-    def lately(self) -> tuple[int, int]:
-        """How many images were lost and how many came in the last 10 s."""
+    def lately(self) -> Counter[str]:
+        """How many images were `received`, `lost`, `failed` and `unsteady` in the last 10 s."""
         with self._lock:
-            _forget_before(monotonic() - _WINDOW_SECONDS, self._arrivals)
-            return sum(lost for _, lost, _ in self._arrivals), sum(came for _, _, came in self._arrivals)
+            _forget_before(monotonic() - _WINDOW_SECONDS, self._lately)
+            counts: Counter[str] = Counter()
+            for _, what, count in self._lately:
+                counts[what] += count
+            return counts
 
     @property
     def silence(self) -> float:
@@ -105,6 +110,15 @@ class Statistics:
         since = self._unanswered_since
         return 0.0 if since is None else monotonic() - since
 
+    def _count(self, what: str, count: int = 1) -> None:
+        self._counts[what] += count
+        self._note(what, count)
+
+    def _note(self, what: str, count: int = 1) -> None:
+        now = monotonic()
+        self._lately.append((now, what, count))
+        _forget_before(now - _WINDOW_SECONDS, self._lately)
+
     def report(self) -> dict[str, str]:
         """Everything, as names and values for people. Rate and latency are those of the last 10 s."""
         with self._lock:
@@ -114,11 +128,20 @@ class Statistics:
             report |= {f'failed: {cause}': str(count) for cause, count in self._failures.items()}
             report |= {f'notice: {cause}': str(count) for cause, count in self._notices.items()}
             latest = dict(self._latest)
-        span = times[-1, 0] - times[0, 0] if len(times) > 1 else 0.0
-        report['rate_hz'] = f'{(len(times) - 1) / span if span > 0 else 0.0:.1f}'
+        report['rate_hz'] = f'{_rate(times[:, 0]):.1f}'
         for percent in (50, 95, 99):
             report[f'latency_p{percent}_ms'] = f'{np.percentile(times[:, 1], percent):.2f}' if len(times) else 'nan'
         return report | {name: f'{value:.6g}' for name, value in latest.items()}
+
+
+def _rate(times: np.ndarray) -> float:
+    """Images a second, of their times [N]; lower from when the next is due and does not come."""
+    if len(times) < 2:
+        return 0.0
+    span = times[-1] - times[0]
+    overdue = monotonic() - times[-1] - span / (len(times) - 1)
+    span += max(0.0, overdue)
+    return float((len(times) - 1) / span) if span > 0 else 0.0
 
 
 def _forget_before(moment: float, timed: deque[Any]) -> None:

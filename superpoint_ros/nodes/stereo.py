@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -38,9 +38,11 @@ _SURELY_SWAPPED = 20  # matches
 class StereoPipeline(Pipeline):
     """Processes pairs, whole or not at all, and matches the two images of each."""
 
-    def __init__(self, *args: Any, output: StereoOutput) -> None:
+    def __init__(self, *args: Any, output: StereoOutput, info_topics: Sequence[str]) -> None:
+        """info_topics: where the calibrations of both come."""
         super().__init__(*args)
         self._output = output
+        self._info_topics = info_topics
         self._cameras: tuple[Camera | None, ...] = ()
         self._camera: StereoCamera | None = None
         self._why_no_camera = ''
@@ -73,9 +75,8 @@ class StereoPipeline(Pipeline):
             return
         self._cameras, self._camera = (left, right), None
         if left is None or right is None:
-            topics = ' and '.join(
-                f'{self.channels[index].prefix}camera_info' for index, camera in enumerate((left, right)) if not camera
-            )
+            cameras = zip(self._info_topics, (left, right), strict=True)
+            topics = ' and '.join(topic for topic, camera in cameras if not camera)
             self._why_no_camera = f'No stereo matches: no usable calibration has come on {topics}.'
             return
         try:
@@ -127,7 +128,10 @@ class StereoNode(FrontendNode):
     def _make_pipeline(self) -> Pipeline:
         output = StereoOutput(self)
         self._outputs.append(output)
-        return StereoPipeline(self._load, self._settings, self._channels, self.get_logger(), output=output)
+        info_topics = [self.resolve_topic_name(f'{name}/camera_info') for name in self._cameras]
+        return StereoPipeline(
+            self._load, self._settings, self._channels, self.get_logger(), output=output, info_topics=info_topics
+        )
 
     def _make_worker(self) -> NewestWins[Any]:
         """Its one source are pairs."""

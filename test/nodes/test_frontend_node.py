@@ -339,11 +339,14 @@ class TestParametersAndServices:
 
     def test_when_the_others_take_effect_is_said(self, camera, active):
         before = len(active.log)
-        assert camera.set(mask='nowhere.png', precision='float32', max_keypoints=1000) == ''
-        assert camera.set(mask='', precision='auto') == ''
+        assert (
+            camera.set(mask='nowhere.png', precision='float32', image_transport='compressed', max_keypoints=1000) == ''
+        )
+        assert camera.set(mask='', precision='auto', image_transport='raw') == ''
         said = active.log[before:]
         assert said.count('mask takes effect when the node is configured and activated again.') == 2
         assert said.count('precision takes effect on ~/reload_weights.') == 2
+        assert said.count('image_transport takes effect when the node is activated again.') == 2
         assert 'max_keypoints' not in said
 
     def test_reset_starts_ids_at_1(self, camera, active):
@@ -416,6 +419,30 @@ class TestLifecycle:
         assert camera.set(stale_after=30.0) == ''
         assert level == WARN
         assert re.search(r'No image on /image for \d+\.\d s \(publishers: 1\)\.', message)
+
+    def test_silence_is_reported_beside_what_was_wrong_with_the_last_image(self, camera, active):
+        camera.images.publish(image_message(scene(), 'mono8', camera.header(), encoding='holographic'))
+        camera.spin_until(lambda: 'holographic' in camera.diagnostics()[1], 'the failure')
+        assert camera.set(stale_after=0.1) == ''
+        level, message, _ = camera.diagnostics()
+        assert level == ERROR
+        assert re.search(r'holographic.* No image on /image for \d+\.\d s', message)
+        assert camera.change_state('deactivate')
+        camera.activate()
+        level, message, _ = camera.diagnostics()
+        assert camera.set(stale_after=30.0) == ''
+        assert level == WARN
+        assert 'No image on /image' in message
+
+    def test_failures_and_stamps_that_do_not_rise_are_warned_of_for_as_long_as_they_last(self, camera, active):
+        camera.images.publish(image_message(scene(), 'mono8', camera.header(), encoding='holographic'))
+        camera.spin_for(0.5)
+        for _ in range(3):
+            send_scene(camera, stamp_ns=7)
+        level, message, _ = camera.diagnostics()
+        assert level == WARN
+        assert re.search(r'\d of the last \d+ images on /image could not be processed, .*holographic', message)
+        assert re.search(r'The stamps of \d of the last \d+ images on /image were not later', message)
 
     def test_images_lost_on_the_way_are_counted_and_the_remedy_is_named(self, camera, active):
         assert camera.change_state('deactivate')
@@ -536,7 +563,7 @@ class TestInThisProcess:
     def test_a_parameter_set_during_loading_does_not_reach_it_halfway(self, node, monkeypatch):
         seen = []
 
-        def load(values, device):
+        def load(values, device, images):
             before = dict(values)
             node.set_parameters([RosParameter('weights', value='superpoint_small')])
             seen.append(values == before)
@@ -550,7 +577,7 @@ class TestInThisProcess:
         def vanished() -> None:
             raise RuntimeError('CUDA error: device-side assert triggered')
 
-        def load(values, device):
+        def load(values, device, images):
             raise WeightsError('none')
 
         monkeypatch.setattr(torch.cuda, 'empty_cache', vanished)
@@ -559,7 +586,7 @@ class TestInThisProcess:
 
     @pytest.mark.parametrize('kind', [WeightsError, OSError, ZeroDivisionError])
     def test_a_reload_that_fails_in_whatever_way_says_why(self, node, monkeypatch, kind):
-        def load(values, device):
+        def load(values, device, images):
             raise kind('no such thing')
 
         monkeypatch.setattr(nodes_frontend, 'load_detector', load)

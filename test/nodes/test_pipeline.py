@@ -179,6 +179,7 @@ def test_stamps_that_do_not_advance_are_noticed():
     run.send()
     assert run.statistics.report()['notice: time stood still'] == '1'
     assert 'velocities between them are 0' in run.log[-1]
+    assert run.statistics.lately['unsteady'] == 1
 
 
 def test_rectifying_from_one_image_to_the_next_begins_anew():
@@ -187,10 +188,21 @@ def test_rectifying_from_one_image_to_the_next_begins_anew():
     for rectification in ('raw', 'raw', 'rectify', 'rectify', 'raw', 'rectified'):
         run.pipeline.settings = Settings.of(VALUES | {'rectification': rectification})
         run.send()
-    # From raw to rectified the same image is taken by another camera, which moves the rays of both.
+    # From raw to rectified the same image is taken by another camera.
     assert [len(frame.matches) > 0 for frame in run.frames] == [False, True, False, True, False, True]
     ids = [set(run.frames[index].track_ids) for index in (1, 3, 5)]
     assert not (ids[0] | ids[2]) & ids[1]
+
+
+def test_a_lens_that_zooms_is_rectified_without_beginning_anew():
+    run = Run()
+    run.pipeline.settings = Settings.of(VALUES | {'rectification': 'rectify'})
+    for number in range(4):
+        info = camera_info()
+        info.k[0] += number % 2
+        run.channel.optics.set_info(info)
+        run.send()
+    assert [len(frame.matches) > 0 for frame in run.frames] == [False, True, True, True]
 
 
 def test_a_calibration_that_comes_while_rectifying_begins_anew():
