@@ -115,6 +115,10 @@ def _from_raw(message: Any) -> np.ndarray:
     image = _samples(message, layout)
     if layout.luminance is not None:
         return np.ascontiguousarray(image[..., layout.luminance])
+    return _to_grey(image, layout)
+
+
+def _to_grey(image: np.ndarray, layout: _Layout) -> np.ndarray:
     if layout.conversion is not None:
         image = cv2.cvtColor(image, layout.conversion)
     return image if image.dtype == np.uint8 else stretch(image)
@@ -150,10 +154,36 @@ def _from_compressed(message: Any) -> np.ndarray:
         raise ImageError('unknown encoding', f"Images of format '{message.format}' are not supported.")
     if _cut_short(data):
         raise ImageError('truncated image', f'The {message.format} image ends early, after {len(data)} bytes.')
-    image = decode_grey(np.frombuffer(data, np.uint8))
+    encoded = np.frombuffer(data, np.uint8)
+    mosaic = mosaic_encoding(message.format)
+    image = _decode_mosaic(encoded, mosaic) if mosaic else None
+    image = decode_grey(encoded) if image is None else image
     if image is None:
         raise ImageError('undecodable image', f"OpenCV can't decode these {len(data)} bytes of '{message.format}'.")
     return image
+
+
+def mosaic_encoding(format_: str) -> str:
+    """Of which Bayer mosaic the pixels of a compressed image are by its `format`, as `bayer_rggb8`; else ''.
+
+    `image_transport` compresses mosaics as they are into PNG and TIFF, and if told to into JPEG. It writes
+    'ENCODING; png compressed PIXELS', without PIXELS where those are of ENCODING.
+    """
+    encoding, _, compression = format_.partition(';')
+    *_, pixels = ['', *compression.split()]
+    pixels = encoding.strip() if pixels in ('', 'compressed') else pixels
+    return pixels if pixels.startswith('bayer_') and pixels in _LAYOUTS else ''
+
+
+def _decode_mosaic(encoded: np.ndarray, encoding: str) -> np.ndarray | None:
+    """Grey picture [H, W] uint8 of a file that holds a mosaic; None if it holds none."""
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if image is None or image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        return None
+    return _to_grey(image, _LAYOUTS[encoding])
 
 
 def decode_grey(encoded: np.ndarray) -> np.ndarray | None:

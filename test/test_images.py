@@ -103,6 +103,31 @@ def test_bayer_mosaics_do_not_shift_the_picture(pattern):
     np.testing.assert_allclose(image[2:-2, 2:-2], smooth[2:-2, 2:-2, 0], atol=2)
 
 
+@pytest.mark.parametrize(
+    ('suffix', 'format_'),
+    [
+        ('.png', 'bayer_{}; png compressed '),
+        ('.png', 'bayer_{}; png compressed'),
+        ('.tiff', 'bayer_{}; tiff compressed '),
+        ('.png', 'bayer_bggr8; png compressed bayer_{}'),
+    ],
+)
+@pytest.mark.parametrize('pattern', ['rggb8', 'gbrg8', 'grbg16'])
+def test_a_mosaic_is_one_in_a_compressed_image_too(pattern, suffix, format_):
+    pixels = mosaic(pattern[:4], RGB if pattern.endswith('8') else RGB.astype(np.uint16) << 8)
+    expected = to_array(image_message(pixels, f'bayer_{pattern}'))
+    found = to_array(compressed_message(encode(suffix, pixels), format_.format(pattern)))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_was_a_mosaic_and_is_none_any_more_is_read_as_it_is():
+    coloured = encode('.png', np.ascontiguousarray(RGB[..., ::-1]))
+    for format_ in ('bayer_rggb8; png compressed bgr8', 'bayer_rggb8; png compressed '):
+        np.testing.assert_allclose(to_array(compressed_message(coloured, format_)), GREY, atol=1)
+    grey = to_array(compressed_message(encode('.png', GREY), 'mono8; png compressed '))
+    np.testing.assert_array_equal(grey, GREY)
+
+
 @pytest.mark.parametrize('bigendian', [False, True])
 @pytest.mark.parametrize('bits', [10, 12, 16])
 @pytest.mark.parametrize('encoding', ['mono16', 'rgb16', '16UC1', 'bayer_rggb16'])

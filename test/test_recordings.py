@@ -228,8 +228,20 @@ def test_pictures_of_floats_are_read_and_those_that_ros_has_no_name_for_refused(
             decompress(compressed(pixels))
 
 
-def compressed(pixels: np.ndarray) -> CompressedImage:
-    return CompressedImage(format='tiff', data=array('B', cv2.imencode('.tiff', pixels)[1].tobytes()))
+@pytest.mark.parametrize(
+    ('format_', 'encoding'),
+    [
+        ('mono8; tiff compressed ', 'mono8'),
+        ('bayer_grbg8; tiff compressed ', 'bayer_grbg8'),
+        ('bayer_grbg16; tiff', 'mono8'),
+    ],
+)
+def test_a_mosaic_stays_one_when_it_is_decompressed(format_, encoding):
+    assert decompress(compressed(picture(0), format_)).encoding == encoding
+
+
+def compressed(pixels: np.ndarray, format_: str = 'tiff') -> CompressedImage:
+    return CompressedImage(format=format_, data=array('B', cv2.imencode('.tiff', pixels)[1].tobytes()))
 
 
 def test_a_folder_whose_names_are_nanoseconds(tmp_path):

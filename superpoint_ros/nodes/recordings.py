@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 from superpoint_ros.calibrations import read_calibration
 from superpoint_ros.clouds import stamp_ns
+from superpoint_ros.images import mosaic_encoding
 from superpoint_ros.recordings import (
     Bag,
     CutShortError,
@@ -141,7 +142,11 @@ def decompress(message: CompressedImage) -> Image:
         pixels = None
     if pixels is None:
         raise RecordingError(f"An image of format '{message.format}' and {data.size} bytes can't be decoded.")
-    return _to_image(RawImage.of(np.asarray(pixels)), message.header)
+    image = _to_image(RawImage.of(np.asarray(pixels)), message.header)
+    mosaic = mosaic_encoding(message.format)
+    if mosaic.endswith(image.encoding.removeprefix('mono')):  # of as many bits
+        image.encoding = mosaic
+    return image
 
 
 class PlainCamera:

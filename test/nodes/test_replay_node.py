@@ -214,6 +214,15 @@ def test_a_picture_that_is_damaged_is_skipped_and_named(replay, listen, tmp_path
     assert 'Played 2 images' in process.log
 
 
+def test_a_recording_of_which_nothing_can_be_read_fails_even_if_it_is_to_be_played_for_ever(replay, tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    (folder / '1.png').write_bytes(b'no picture')
+    process = replay(input=folder, rate=0.0, loop=True, wait_for_subscribers=0)
+    assert process.wait() == 1
+    assert process.log.splitlines()[-1].startswith('replay: No image of ')
+
+
 def test_a_truncated_bag_is_played_as_far_as_it_goes(replay, listen, tmp_path):
     bag = write_bag(tmp_path / 'bag')
     file = bag / 'bag.mcap'
