@@ -29,6 +29,8 @@ if openvino is not None:
 
 MOST_SIZES = 48
 """Image sizes for which a compiled graph is kept: those of four cameras of different resolutions at the most levels."""
+MOST_PIXELS = 32_000_000
+"""Of these sizes together, each of which takes about 65 bytes with the largest network: two of 4K at four levels."""
 
 ENGINES = ('auto', 'torch', 'openvino')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16', 'int8')
@@ -219,12 +221,16 @@ class OpenVINOEngine:
         if shape in self.requests:
             self.requests[shape] = self.requests.pop(shape)  # the one not used for longest comes first
             return self.requests[shape]
-        if len(self.requests) == MOST_SIZES:
+        while self.requests and not self._has_room_for(shape):
             self.requests.pop(next(iter(self.requests)))
         graph = self.graph.clone()
         graph.reshape([1, 1, *shape])
         self.requests[shape] = compile_for_cpu(graph, bfloat16=self._bfloat16).create_infer_request()
         return self.requests[shape]
+
+    def _has_room_for(self, shape: tuple[int, ...]) -> bool:
+        pixels = sum(height * width for height, width in (*self.requests, shape))
+        return len(self.requests) < MOST_SIZES and pixels <= MOST_PIXELS
 
 
 def _calibration_pictures() -> list[np.ndarray]:

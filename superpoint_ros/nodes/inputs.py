@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -67,8 +67,17 @@ class Inputs:
             found.append(f'No image on {topic} for {statistics.silence:.1f} s {self._why_silent()}.')
         if statistics.standstill > stale_after:
             found.append(f'Images came on {topic}, but none was processed for {statistics.standstill:.1f} s.')
-        lately = statistics.lately
-        lost, came = lately['lost'], lately['received']
+        found += self._warnings_of(statistics.lately)
+        if self._channel.warning:
+            found.append(self._channel.warning)
+        elif self._channel.optics.status == UNCALIBRATED and self._channel.outputs.tracks_are_wanted:
+            count = self._node.count_publishers(info_topic)
+            found.append(f'Tracks are empty without a calibration on {info_topic} (publishers: {count}).')
+        return found
+
+    def _warnings_of(self, lately: Mapping[str, int]) -> list[str]:
+        """What is amiss with images that came lately, and that did not; see `Statistics.lately`."""
+        topic, lost, came, found = self._images.topic_name, lately['lost'], lately['received'], []
         if lost:
             remedy = ''
             if self._reliability == ReliabilityPolicy.BEST_EFFORT:
@@ -87,11 +96,6 @@ class Inputs:
                 f'The stamps of {lately["unsteady"]} of the last {came} images on {topic} were not later than those '
                 'before: there are no velocities, or no matches and tracks, where that is so.'
             )
-        if self._channel.warning:
-            found.append(self._channel.warning)
-        elif self._channel.optics.status == UNCALIBRATED and self._channel.outputs.tracks_are_wanted:
-            count = self._node.count_publishers(info_topic)
-            found.append(f'Tracks are empty without a calibration on {info_topic} (publishers: {count}).')
         return found
 
     def destroy(self) -> None:
