@@ -13,9 +13,8 @@ from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.engines import TorchEngine, engine_errors, load_engine
 from superpoint_ros.features import Features
 from superpoint_ros.keypoints import KeypointSettings
-from superpoint_ros.levels import Level, describe, find_keypoints
+from superpoint_ros.levels import Level, describe, find_keypoints, look
 from superpoint_ros.networks import KeypointNetwork, load_network
-from superpoint_ros.pyramid import shrink, shrink_mask
 from superpoint_ros.stopwatch import Stopwatch
 
 
@@ -109,22 +108,9 @@ class Detector:
                 found = self.sessions.find(greys, masks, self.settings)
             stopwatch.lap('network')
             return found
-        per_octave, with_keypoints = self.settings.levels_per_octave, self.settings.levels
-        views = [  # level by level, so that images of one size follow one another
-            (
-                row,
-                shrink(grey, level, per_octave),
-                shrink_mask(mask if level < with_keypoints else None, level, per_octave),
-            )
-            for level in range(self.settings.sizes)
-            for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
-        ]
-        levels: list[list[Level]] = [[] for _ in greys]
-        padded = [pad(view, self.stride) for _, view, _ in views]
-        for (row, view, mask), maps in zip(views, self.engine.maps(padded), strict=True):
-            levels[row].append(Level(view.shape, mask, maps))
+        every = look(self.engine, greys, masks, self.settings, self.stride)
         stopwatch.lap('network')
-        return [self._features(every, stopwatch) for every in levels]
+        return [self._features(levels, stopwatch) for levels in every]
 
     def _features(self, levels: Sequence[Level], stopwatch: Stopwatch) -> Features:
         keypoints, scores, numbers = find_keypoints(levels, self.settings, self.stride)
@@ -147,14 +133,3 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     if image.ndim == 3 and image.shape[2] == 3:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     raise ValueError(f'image must be [H, W] grey or [H, W, 3] RGB, not of shape {image.shape}')
-
-
-def pad(image: np.ndarray, stride: int) -> np.ndarray:
-    """Repeat the last row and column up to multiples of the stride: padding that makes no edge.
-
-    A width of one stride becomes two: oneDNN, of which torch and OpenVINO are users, gets bfloat16 convolutions wrong
-    that stride a whole map of that width.
-    """
-    height, width = image.shape
-    right = max(-width % stride, 2 * stride - width)
-    return cv2.copyMakeBorder(image, 0, -height % stride, 0, right, cv2.BORDER_REPLICATE)

@@ -61,7 +61,7 @@ class Engine(Protocol):
     """Whether images of one size that follow one another run at once, in less time than one by one."""
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
-        """Run [H, W] uint8 images, whose sides are multiples of the network's stride; see `detector.pad`, too.
+        """Run [H, W] uint8 images, whose sides are multiples of the network's stride; see `levels.pad`, too.
 
         Raises EngineError.
         """

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from superpoint_ros.engines import Maps
+from superpoint_ros.engines import Engine, Maps
 from superpoint_ros.keypoints import (
     KeypointSettings,
     best_rows,
@@ -17,7 +18,7 @@ from superpoint_ros.keypoints import (
     select_keypoints,
     unit,
 )
-from superpoint_ros.pyramid import blend_weights, rescale
+from superpoint_ros.pyramid import blend_weights, rescale, shrink, shrink_mask
 
 
 class Level(NamedTuple):
@@ -34,6 +35,45 @@ class Level(NamedTuple):
         """Of the pixels: without the padding, lest anything there competes with the image."""
         height, width = self.shape
         return self.maps.scores[:height, :width]
+
+
+def look(
+    engine: Engine,
+    greys: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    settings: KeypointSettings,
+    stride: int,
+) -> list[list[Level]]:
+    """All levels of some images, those of each in their order.
+
+    greys: [H, W] uint8. masks: [H, W] of each or None. stride: pixels per cell of the network.
+    """
+    per_octave = settings.levels_per_octave
+    views = [  # level by level, so that images of one size follow one another
+        (
+            row,
+            shrink(grey, level, per_octave),
+            shrink_mask(mask if level < settings.levels else None, level, per_octave),
+        )
+        for level in range(settings.sizes)
+        for row, (grey, mask) in enumerate(zip(greys, masks, strict=True))
+    ]
+    levels: list[list[Level]] = [[] for _ in greys]
+    padded = [pad(view, stride) for _, view, _ in views]
+    for (row, view, mask), maps in zip(views, engine.maps(padded), strict=True):
+        levels[row].append(Level(view.shape, mask, maps))
+    return levels
+
+
+def pad(image: np.ndarray, stride: int) -> np.ndarray:
+    """Repeat the last row and column up to multiples of the stride: padding that makes no edge.
+
+    A width of one stride becomes two: oneDNN, of which torch and OpenVINO are users, gets bfloat16 convolutions wrong
+    that stride a whole map of that width.
+    """
+    height, width = image.shape
+    right = max(-width % stride, 2 * stride - width)
+    return cv2.copyMakeBorder(image, 0, -height % stride, 0, right, cv2.BORDER_REPLICATE)
 
 
 def find_keypoints(

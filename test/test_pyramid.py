@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from textures import photograph
 
-from superpoint_ros.detector import Detector, pad
+from superpoint_ros.detector import Detector
 from superpoint_ros.keypoints import KeypointSettings, sample_descriptors
+from superpoint_ros.levels import pad
 from superpoint_ros.networks import SuperPointConfig
 from superpoint_ros.photographs import photographs
 from superpoint_ros.pyramid import area_weights, covering_pixels, level_shape, rescale, shrink, shrink_mask

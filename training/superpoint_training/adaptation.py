@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from superpoint_ros.detector import pad
 from superpoint_ros.keypoints import KeypointSettings, select_keypoints
+from superpoint_ros.levels import pad
 from superpoint_ros.networks import STRIDE, CellNetwork, score_map
 from superpoint_training.failures import first_line, halved, out_of_memory
 from superpoint_training.homographies import HomographyConfig, rescaling, sample_homography
