@@ -72,7 +72,8 @@ class Inputs:
             found.append(self._channel.warning)
         elif self._channel.optics.status == UNCALIBRATED and self._channel.outputs.tracks_are_wanted:
             count = self._node.count_publishers(info_topic)
-            found.append(f'Tracks are empty without a calibration on {info_topic} (publishers: {count}).')
+            silent = '' if self._channel.optics.was_informed or not count else ', none sent one since the activation'
+            found.append(f'Tracks are empty without a calibration on {info_topic} (publishers: {count}{silent}).')
         return found
 
     def _warnings_of(self, lately: Mapping[str, int]) -> list[str]:

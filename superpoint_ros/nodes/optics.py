@@ -76,6 +76,11 @@ class Optics:
         """What is asked for but can't be done with the calibration and the mask that came, for people; else ''."""
         return ' '.join(filter(None, (self._of_no_use or self._not_rectified, self._mask_ignored)))
 
+    @property
+    def was_informed(self) -> bool:
+        """Whether any calibration came, usable or not."""
+        return self._info is not None
+
     def set_info(self, info: Any) -> None:
         """Take the latest `sensor_msgs/CameraInfo`; may be called from another thread than `view`."""
         if not self._is_given:

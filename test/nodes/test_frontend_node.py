@@ -258,6 +258,7 @@ class TestImages:
 
 class TestCalibration:
     def test_camera_info_gives_rays_and_tracks(self, camera, active):
+        assert camera.diagnostics()[1].endswith('(publishers: 1, none sent one since the activation).')
         camera.infos.publish(camera_info())
         camera.spin_for(0.3)
         send_scene(camera)

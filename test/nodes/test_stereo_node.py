@@ -120,10 +120,10 @@ class TestPairs:
         assert len(read_features(answers['left/features'])) > 20
         level, message, _ = rig.diagnostics()
         assert level == WARN
-        assert 'left/camera_info and right/camera_info' in message
+        assert 'on /left/camera_info and /right/camera_info' in message
         rig.calibrate(camera_info(0.0), None)
         assert rig.send(*stereo_scene())['stereo_matches'].width == 0
-        assert rig.diagnostics()[1].endswith('has come on right/camera_info.')
+        assert rig.diagnostics()[1].endswith('has come on /right/camera_info.')
 
     def test_points_are_where_the_scene_is_in_metres(self, rig, active):
         answers = rig.send(*stereo_scene())
@@ -226,7 +226,7 @@ class TestBadInput:
         assert 'swapped' in message
         many = read_stereo_matches(rig.send(left, right)['stereo_matches'])
         assert len(few) < 0.25 * len(many)
-        assert rig.diagnostics()[0] == OK
+        assert 'swapped' not in rig.diagnostics()[1]
 
     def test_swapped_calibrations_are_named(self, rig, active):
         rig.calibrate(camera_info(BASELINE), camera_info(0.0))
