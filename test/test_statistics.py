@@ -59,7 +59,8 @@ def test_what_was_lost_lately_is_told_beside_what_came(monkeypatch):
 def test_the_rate_falls_from_when_the_next_image_is_due(monkeypatch):
     clock = Clock(monkeypatch)
     figures = Statistics()
-    for _ in range(21):
+    for count in range(21):
+        assert figures.report()['rate_hz'] == ('10.0' if count > 1 else '0.0')
         figures.on_processed(1.0, {})
         clock.now += 0.1
     for late, rate in ((0.0, '10.0'), (0.5, '8.0'), (2.0, '5.0')):
@@ -84,6 +85,20 @@ def test_each_image_received_is_processed_dropped_or_failed(fates):
     assert received == sum(ends) == len(fates)
     for cause in ('wrong step', 'short data'):
         assert int(report.get(f'failed: {cause}', 0)) == fates.count(cause)
+
+
+def test_what_is_odd_is_counted_and_worth_a_line_once():
+    figures = Statistics(paired=True)
+    assert [figures.on_noticed('time went back') for _ in range(3)] == [True, False, False]
+    assert figures.on_noticed('zero camera_info')
+    figures.on_unpaired()
+    report = figures.report()
+    assert [report[name] for name in ('notice: time went back', 'notice: zero camera_info', 'unpaired')] == [
+        '3',
+        '1',
+        '1',
+    ]
+    assert 'unpaired' not in Statistics().report()
 
 
 def test_silence_and_standstill(monkeypatch):
