@@ -16,7 +16,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from superpoint_ros.clouds import MessageError, serialized_stamp_ns
+from superpoint_ros.clouds import DATATYPES, MessageError, serialized_stamp_ns
 from superpoint_ros.features import Features
 from superpoint_ros.messages import (
     encode_features,
@@ -68,6 +68,26 @@ def make_frame(count=5, dimension=8, matched=3, seed=0, calibrated=True, previou
 def with_fields(message: PointCloud2, fields: list[PointField], **changes) -> PointCloud2:
     parts = {name: getattr(message, name) for name in ('header', 'height', 'width', 'point_step', 'row_step', 'data')}
     return PointCloud2(**(parts | {'fields': fields} | changes))
+
+
+def test_types_have_the_numbers_of_point_field():
+    kinds = {'i': 'INT', 'u': 'UINT', 'f': 'FLOAT'}
+    expected = {name: getattr(PointField, f'{kinds[name[0]]}{8 * int(name[1])}') for name in DATATYPES}
+    assert expected == DATATYPES
+    assert len(DATATYPES) == 8
+
+
+def test_fields_lie_where_a_struct_of_c_has_them():
+    """Each at a multiple of its size, so that a program may read them without copying."""
+    frame = make_frame(dimension=64)
+    for cloud in (
+        encode_features(frame, HEADER),
+        encode_features(frame, HEADER, 'int8'),
+        encode_matches(frame, HEADER),
+    ):
+        sizes = {number: int(name[1]) for name, number in DATATYPES.items()}
+        assert all(field.offset % sizes[field.datatype] == 0 for field in cloud.fields)
+        assert cloud.point_step % max(sizes[field.datatype] for field in cloud.fields) == 0
 
 
 @settings(deadline=None)
