@@ -10,7 +10,10 @@ def at_least(least: int) -> Callable[[str], int]:
     """For `argparse`: a whole number, this one or more."""
 
     def whole_number(word: str) -> int:
-        number = int(word)
+        try:
+            number = int(word)
+        except ValueError:
+            raise ArgumentTypeError(f'must be a whole number, {least} or more, not {word}') from None
         if number < least:
             raise ArgumentTypeError(f'must be {least} or more, not {word}')
         return number

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
@@ -29,8 +29,9 @@ if openvino is not None:
 
 MOST_SIZES = 48
 """Image sizes for which a compiled graph is kept: those of four cameras of different resolutions at the most levels."""
-MOST_PIXELS = 32_000_000
-"""Of these sizes together, each of which takes about 65 bytes with the largest network: two of 4K at four levels."""
+MOST_PIXELS = 40_000_000
+"""Of these sizes together, for each of which the largest network takes about 65 bytes; those of the images at hand are
+kept however large they are. Two 4K cameras of different sizes have 34 million in the six sizes of four levels."""
 
 ENGINES = ('auto', 'torch', 'openvino')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16', 'int8')
@@ -196,33 +197,35 @@ class OpenVINOEngine:
     def _convert(network: MapNetwork) -> openvino.Model:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)  # OpenVINO still traces by torch.jit
-            graph = openvino.convert_model(
+            return openvino.convert_model(
                 network,
                 example_input=torch.zeros(1, 1, 64, 96, dtype=torch.uint8),
                 input=openvino.PartialShape([1, 1, -1, -1]),
             )
-        # PyTorch keeps all that it ever traced, 7 MB each time, unless it is told to forget it.
-        getattr(torch._C, '_jit_clear_class_registry', lambda: None)()
-        return graph
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:
         to_come = Counter(image.shape for image in images)
         for image in images:
             to_come[image.shape] -= 1
             with engine_errors(self.description):
-                request = self._request(image.shape)
+                request = self._request(image.shape, needed=to_come)
                 request.infer([image[None, None]])
                 outputs = [tensor.data[0] for tensor in request.output_tensors]
             # A request answers into the same memory each time.
             yield Maps(*[output.copy() for output in outputs] if to_come[image.shape] else outputs)
 
-    def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
-        """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s."""
+    def _request(self, shape: tuple[int, ...], needed: Container[tuple[int, ...]]) -> openvino.InferRequest:
+        """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s.
+
+        needed: sizes that are kept, for they are still to come.
+        """
         if shape in self.requests:
             self.requests[shape] = self.requests.pop(shape)  # the one not used for longest comes first
             return self.requests[shape]
-        while self.requests and not self._has_room_for(shape):
-            self.requests.pop(next(iter(self.requests)))
+        for spare in [kept for kept in self.requests if kept not in needed]:
+            if self._has_room_for(shape):
+                break
+            del self.requests[spare]
         graph = self.graph.clone()
         graph.reshape([1, 1, *shape])
         self.requests[shape] = compile_for_cpu(graph, bfloat16=self._bfloat16).create_infer_request()

@@ -166,7 +166,7 @@ def _from_compressed(message: Any) -> np.ndarray:
 def mosaic_encoding(format_: str) -> str:
     """Of which Bayer mosaic the pixels of a compressed image are by its `format`, as `bayer_rggb8`; else ''.
 
-    `image_transport` compresses mosaics as they are into PNG and TIFF, and if told to into JPEG. It writes
+    `image_transport` compresses mosaics as they are into PNG and TIFF; into JPEG it did before 2021. It writes
     'ENCODING; png compressed PIXELS', without PIXELS where those are of ENCODING.
     """
     encoding, _, compression = format_.partition(';')

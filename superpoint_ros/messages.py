@@ -15,9 +15,12 @@ from superpoint_ros.clouds import FeatureCloud as FeatureCloud
 from superpoint_ros.clouds import MatchCloud as MatchCloud
 from superpoint_ros.clouds import MessageError as MessageError
 from superpoint_ros.clouds import StereoMatchCloud as StereoMatchCloud
+from superpoint_ros.clouds import dequantise as dequantise
 from superpoint_ros.clouds import read_features as read_features
 from superpoint_ros.clouds import read_matches as read_matches
 from superpoint_ros.clouds import read_stereo_matches as read_stereo_matches
+from superpoint_ros.clouds import serialized_stamp_ns as serialized_stamp_ns
+from superpoint_ros.clouds import stamp_ns as stamp_ns
 
 if TYPE_CHECKING:
     from superpoint_ros.frontend import Frame

@@ -1,8 +1,6 @@
 """Engines against the network called by hand."""
 
 import importlib
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -72,29 +70,6 @@ def test_a_network_in_use_elsewhere_is_left_as_it_is(network):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
-@needs_openvino
-def test_loading_again_and_again_takes_no_more_memory():
-    """As a node does whose weights are reloaded; what PyTorch keeps of each tracing was 7 MB."""
-    code = """
-import gc
-from pathlib import Path
-from superpoint_ros.detector import Detector
-
-def resident():
-    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
-    return int(line.split()[1]) / 1024
-
-for number in range(8):
-    if number == 3:
-        before = resident()
-    Detector.load('superpoint_small', 'cpu', engine='openvino', precision='float32').warm_up(64, 96)
-    gc.collect()
-print(resident() - before)
-"""
-    grown = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
-    assert float(grown) < 15
-
-
 def test_cuda_without_a_device_says_so_and_what_to_do(network):
     with pytest.raises(EngineError, match=r'cuda:1 was asked for.*use device cpu'):
         load_engine(network, device='cuda:1')
@@ -151,17 +126,26 @@ def test_more_image_sizes_than_are_kept_still_run_and_those_in_use_stay(network,
 @needs_openvino
 def test_graphs_of_large_images_are_not_all_kept_and_maps_outlive_them(network, monkeypatch):
     runner = load_engine(network, 'openvino', 'cpu', 'float32')
-    pictures = [photograph(height, 64) for height in (64, 48, 32)]
-    expected = [maps.scores.copy() for maps in runner.maps(pictures)]
-    monkeypatch.setattr(engines, 'MOST_PIXELS', 48 * 64 + 32 * 64)
-    runner = load_engine(network, 'openvino', 'cpu', 'float32')
-    found = [maps.scores for maps in runner.maps(pictures)]
-    assert list(runner.requests) == [(48, 64), (32, 64)]
-    for scores, right in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(scores, right)
+    large, middle, small = (photograph(height, 64) for height in (64, 48, 32))
+    (expected,) = (maps.scores.copy() for maps in runner.maps([large]))
+    monkeypatch.setattr(engines, 'MOST_PIXELS', middle.size + small.size)
+    (before,) = runner.maps([large])
+    assert len(list(runner.maps([middle, small]))) == 2
+    assert list(runner.requests) == [middle.shape, small.shape]
+    np.testing.assert_array_equal(before.scores, expected)
+
+
+@needs_openvino
+def test_the_graphs_of_one_call_stay_however_large_its_images_are(network, monkeypatch):
     monkeypatch.setattr(engines, 'MOST_PIXELS', 1)
+    runner = load_engine(network, 'openvino', 'cpu', 'float32')
+    pictures = [photograph(height, 64) for height in (64, 48, 32)]
     assert len(list(runner.maps(pictures))) == 3
-    assert list(runner.requests) == [(32, 64)]
+    first = dict(runner.requests)
+    assert len(list(runner.maps(pictures))) == 3
+    assert runner.requests == first  # nothing was compiled anew
+    assert len(list(runner.maps([photograph(24, 64)]))) == 1
+    assert list(runner.requests) == [(24, 64)]
 
 
 @needs_openvino

@@ -233,7 +233,7 @@ def test_pictures_of_floats_are_read_and_those_that_ros_has_no_name_for_refused(
     [
         ('mono8; tiff compressed ', 'mono8'),
         ('bayer_grbg8; tiff compressed ', 'bayer_grbg8'),
-        ('bayer_grbg16; tiff', 'mono8'),
+        ('bayer_grbg16; tiff compressed', 'bayer_grbg8'),
     ],
 )
 def test_a_mosaic_stays_one_when_it_is_decompressed(format_, encoding):

@@ -115,7 +115,9 @@ def test_silence_and_standstill(monkeypatch):
     assert (figures.silence, figures.standstill) == (1, 3)
     figures.on_processed(1.0, {})
     assert figures.standstill == 0
+    assert figures.lately == {'received': 2, 'failed': 1, 'processed': 1}
     figures.on_received()
     clock.now += 5
     figures.restart_clock()
     assert (figures.silence, figures.standstill) == (0, 0)
+    assert not figures.lately

@@ -200,7 +200,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(args)
     options.weights = options.weights or WEIGHTS
     options.rates = options.rates or RATES
-    if min(options.rates) * options.seconds < FEWEST_IMAGES:
+    if options.node and min(options.rates) * options.seconds < FEWEST_IMAGES:
         parser.error(f'--seconds must leave the camera time for {FEWEST_IMAGES} images at each of --rates')
     return options
 

@@ -100,7 +100,7 @@ class Channel:
 
     def fail(self, cause: str, message: str) -> None:
         """Count an image that could not be processed; log the first of each cause."""
-        self.failure = f'{cause}: {message.splitlines()[-1]}'
+        self.failure = f'{cause}: {message.splitlines()[-1].rstrip(".")}.'
         self.problem = f'{self._said}{self.failure}'
         if self.statistics.on_failed(cause):
             self._logger.error(f'{self._said}An image was skipped. {message} Further ones are only counted.')

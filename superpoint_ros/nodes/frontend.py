@@ -107,6 +107,8 @@ class FrontendNode(LifecycleNode):
         gc.collect()
         gc.freeze()
         self._worker = self._make_worker()
+        if self._pipeline is not None:
+            self._pipeline.warning = ''
         for index, channel in enumerate(self._channels):
             channel.restart()
             self._inputs.append(

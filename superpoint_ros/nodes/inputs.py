@@ -78,7 +78,9 @@ class Inputs:
 
     def _warnings_of(self, lately: Mapping[str, int]) -> list[str]:
         """What is amiss with images that came lately, and that did not; see `Statistics.lately`."""
-        topic, lost, came, found = self._images.topic_name, lately['lost'], lately['received'], []
+        topic, found = self._images.topic_name, []
+        lost, came = lately['lost'], lately['received']
+        failed, processed = lately['failed'], lately['processed']
         if lost:
             remedy = ''
             if self._reliability == ReliabilityPolicy.BEST_EFFORT:
@@ -87,15 +89,15 @@ class Inputs:
                     'to auto, or start the camera with config/fastdds.xml, too'
                 )
             found.append(f'{lost} of the last {lost + came} images on {topic} were lost on the way{remedy}.')
-        if lately['failed'] and not self._channel.problem:  # which says it of the last one
+        if failed and not self._channel.problem:  # which says it of the last one
             found.append(
-                f'{lately["failed"]} of the last {came} images on {topic} could not be processed, the latest for '
+                f'{failed} of the last {failed + processed} images on {topic} could not be processed, the latest for '
                 f'{self._channel.failure}'
             )
-        if lately['unsteady'] > _MOST_UNSTEADY * came:
+        if lately['unsteady'] > _MOST_UNSTEADY * processed:
             found.append(
-                f'The stamps of {lately["unsteady"]} of the last {came} images on {topic} were not later than those '
-                'before: there are no velocities, or no matches and tracks, where that is so.'
+                f'The stamps of {lately["unsteady"]} of the last {processed} images processed on {topic} were not '
+                'later than those before: there are no velocities, or no matches and tracks, where that is so.'
             )
         return found
 

@@ -25,7 +25,8 @@ class Parameter:
     Attributes:
         low, high: range of a number, both included.
         choices: what a string may be; empty allows all.
-        live: whether a change takes effect at the next image; else at the next time the node is configured.
+        live: whether a change takes effect at the next image; else when the node is configured, activated or told to
+            reload the weights, see `settings`.
     """
 
     name: str

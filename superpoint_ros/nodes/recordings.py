@@ -144,8 +144,8 @@ def decompress(message: CompressedImage) -> Image:
         raise RecordingError(f"An image of format '{message.format}' and {data.size} bytes can't be decoded.")
     image = _to_image(RawImage.of(np.asarray(pixels)), message.header)
     mosaic = mosaic_encoding(message.format)
-    if mosaic.endswith(image.encoding.removeprefix('mono')):  # of as many bits
-        image.encoding = mosaic
+    if mosaic and image.encoding.startswith('mono'):
+        image.encoding = mosaic.rstrip('0123456789') + image.encoding.removeprefix('mono')  # of as many bits
     return image
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from superpoint_ros.nodes.channel import Arrival
 from superpoint_ros.nodes.command_line import check_arguments
 from superpoint_ros.nodes.frontend import FrontendNode, serve
 from superpoint_ros.nodes.parameters import ParameterError
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.settings import RIG_PARAMETERS
-from superpoint_ros.nodes.worker import NewestWins
 
 
 class RigNode(FrontendNode):
@@ -29,12 +28,11 @@ class RigNode(FrontendNode):
             return self._not_configured(str(error))
         return super().on_configure(state)
 
-    def _make_worker(self) -> NewestWins[Any]:
-        worker = super()._make_worker()
-        assert self._pipeline is not None
-        if self._pipeline.detector.engine.batches:
-            worker.gather = self._values['gather']
-        return worker
+    def _take(self, index: int, arrival: Arrival) -> None:
+        """Pass an image on, to wait for others only where the engine at work gains by it."""
+        if self._worker is not None and self._pipeline is not None:
+            self._worker.gather = self._values['gather'] if self._pipeline.detector.engine.batches else 0.0
+        super()._take(index, arrival)
 
 
 def check_names(cameras: list[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
 from superpoint_ros.nodes.parameters import Parameter
+from superpoint_ros.openvino_runtime import forget_traces
 from superpoint_ros.stereo import StereoSettings
 from superpoint_ros.tracks import TrackSettings
 
@@ -20,7 +21,7 @@ _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), T
 
 RELOADED = ('weights', 'device', 'engine', 'precision')
 """Parameters that take effect on `~/reload_weights`."""
-REACTIVATED = ('image_transport', 'image_reliability')
+REACTIVATED = ('image_transport', 'image_reliability', 'pairing.slop')
 """Parameters that take effect when the node is activated."""
 
 PARAMETERS = (
@@ -279,10 +280,11 @@ RIG_PARAMETERS = (
     Parameter(
         'gather',
         0.02,
-        'Maximum time that an image waits for those of other cameras to make one batch, seconds; not with OpenVINO, '
-        'which has none.',
+        'Maximum time that an image waits for those of other cameras to make one batch, seconds; 0 does not wait, nor '
+        'does OpenVINO, which runs no batches.',
         low=0.0,
         high=1.0,
+        live=True,
     ),
 )
 
@@ -324,8 +326,9 @@ class Settings:
 
 
 def load_detector(values: dict[str, Any], device: str | None = None, images: int = 1) -> Detector:
-    """The detector that the parameters ask for, warmed up for so many images at once; on a device given, with what
-    suits it best.
+    """The detector that the parameters ask for, warmed up; on a device given, with what suits it best.
+
+    images: that may come at once.
 
     Raises:
         WeightsError, EngineError, ValueError: see `Detector.load`.
@@ -335,7 +338,9 @@ def load_detector(values: dict[str, Any], device: str | None = None, images: int
     choice = {name: values[name] for name in ('device', 'engine', 'precision')}
     detector = Detector.load(values['weights'], **choice)
     detector.settings = _group(KeypointSettings, values, '')
-    detector.warm_up(values['warm_up_height'], values['warm_up_width'], images)
+    for count in {1, images} if detector.engine.batches else {1}:
+        detector.warm_up(values['warm_up_height'], values['warm_up_width'], count)
+    forget_traces()
     return detector
 
 

@@ -77,21 +77,22 @@ class Statistics:
         """An image's results were published `latency_ms` after it came; `latest` is what to report of it."""
         now = monotonic()
         with self._lock:
-            self._counts['processed'] += 1
+            self._count('processed')
             self._unanswered_since = None
             self._latest = latest
             self._recent.append((now, latency_ms))
             _forget_before(now - _WINDOW_SECONDS, self._recent)
 
     def restart_clock(self) -> None:
-        """Count the silence from now on: no image was expected before."""
+        """Count the silence, and what happens lately, from now on: no image was expected before."""
         with self._lock:
+            self._lately.clear()
             self._last_received = monotonic()
             self._unanswered_since = None
 
     @property
     def lately(self) -> Counter[str]:
-        """How many images were `received`, `lost`, `failed` and `unsteady` in the last 10 s."""
+        """How many images were `received`, `lost`, `processed`, `failed` and `unsteady` in the last 10 s."""
         with self._lock:
             _forget_before(monotonic() - _WINDOW_SECONDS, self._lately)
             counts: Counter[str] = Counter()

@@ -155,9 +155,9 @@ def test_what_can_not_be_measured_is_refused_in_a_line(capsys):
         ('--frames', '1'): '--frames: must be 2 or more, not 1',
         ('--plain-frames', '0'): '--plain-frames: must be 1 or more, not 0',
         ('--levels', '0'): '--levels: must be 1 or more, not 0',
-        ('--seconds', '0'): '--seconds must leave the camera time for 2 images',
-        ('--rates', '30', '0.01'): '--seconds must leave the camera time for 2 images',
-        ('--rates', '-5'): '--seconds must leave the camera time for 2 images',
+        ('--node', '--seconds', '0'): '--seconds must leave the camera time for 2 images',
+        ('--node', '--rates', '30', '0.01'): '--seconds must leave the camera time for 2 images',
+        ('--node', '--rates', '-5'): '--seconds must leave the camera time for 2 images',
         ('--weights', 'superpiont'): 'superpiont',
         ('--device', 'gpu'): "not 'gpu'",
     }.items():

@@ -434,6 +434,7 @@ class TestLifecycle:
         assert camera.set(stale_after=30.0) == ''
         assert level == WARN
         assert 'No image on /image' in message
+        assert 'holographic' not in message
 
     def test_failures_and_stamps_that_do_not_rise_are_warned_of_for_as_long_as_they_last(self, camera, active):
         camera.images.publish(image_message(scene(), 'mono8', camera.header(), encoding='holographic'))
@@ -443,7 +444,7 @@ class TestLifecycle:
         level, message, _ = camera.diagnostics()
         assert level == WARN
         assert re.search(r'\d of the last \d+ images on /image could not be processed, .*holographic', message)
-        assert re.search(r'The stamps of \d of the last \d+ images on /image were not later', message)
+        assert re.search(r'The stamps of \d of the last \d+ images processed on /image were not later', message)
 
     def test_images_lost_on_the_way_are_counted_and_the_remedy_is_named(self, camera, active):
         assert camera.change_state('deactivate')
@@ -573,6 +574,15 @@ class TestInThisProcess:
         monkeypatch.setattr(nodes_frontend, 'load_detector', load)
         assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
         assert seen == [True]
+
+    def test_what_was_wrong_is_over_when_the_node_is_shut_down(self, node, monkeypatch):
+        said = []
+        monkeypatch.setattr(node._diagnostics, 'publish', lambda *words: said.append(words[1:4]))
+        node._not_configured('the mask is no picture')
+        node._publish_diagnostics()
+        node.on_shutdown(None)
+        node._publish_diagnostics()
+        assert said == [('Not configured: the mask is no picture', '', 'Not configured.'), ('', '', 'Shut down.')]
 
     def test_a_vanished_device_does_not_hinder_the_cleanup(self, node, monkeypatch):
         def vanished() -> None:

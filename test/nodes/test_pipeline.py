@@ -1,6 +1,8 @@
 """The front-end node's worker with a real detector whose device fails, without topics."""
 
 import copy
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -169,6 +171,33 @@ def test_nothing_is_compiled_anew_for_the_first_image_whatever_the_levels():
     warm.settings = Settings.of(values).keypoints
     warm.detect(scene())
     assert set(warm.engine.requests) == compiled
+
+
+@pytest.mark.skipif(openvino is None, reason='OpenVINO is not installed')
+def test_loading_again_and_again_takes_no_more_memory():
+    """What PyTorch keeps of each network that is traced was 7 MB."""
+    code = """
+import gc
+from pathlib import Path
+from superpoint_ros.nodes.settings import PARAMETERS, load_detector
+
+values = {parameter.name: parameter.default for parameter in PARAMETERS}
+values |= {'weights': 'superpoint_small', 'engine': 'openvino', 'precision': 'float32', 'levels': 1, 'device': 'cpu'}
+values |= {'warm_up_width': 96, 'warm_up_height': 64}
+
+def resident():
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
+    return int(line.split()[1]) / 1024
+
+for number in range(8):
+    if number == 3:
+        before = resident()
+    load_detector(values)
+    gc.collect()
+print(resident() - before)
+"""
+    grown = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
+    assert float(grown) < 15
 
 
 def test_stamps_that_do_not_advance_are_noticed():

@@ -2,6 +2,7 @@
 
 import time
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from test_stereo_node import HEIGHT, WIDTH, camera_info
 
 from superpoint_ros.messages import read_features
 from superpoint_ros.nodes.parameters import ParameterError
-from superpoint_ros.nodes.rig import check_names
+from superpoint_ros.nodes.rig import RigNode, check_names
 
 OK, WARN, ERROR = 0, 1, 2
 NAMES = ('front', 'left', 'right', 'back', 'up', 'down', 'arm/left', 'arm/right')
@@ -195,6 +196,24 @@ class TestEight:
         assert active.interrupt() == 0
         assert 'Traceback' not in active.log
         assert 'internal error' not in active.log
+
+
+def test_images_wait_for_others_only_where_a_batch_is_worth_it(rig):
+    """Whatever the engine is by now: weights are reloaded, and a GPU may be lost."""
+    node = RigNode()
+    try:
+        waited = []
+        node._worker = SimpleNamespace(
+            gather=None, put=lambda *_: waited.append(node._worker.gather), stop=lambda: None
+        )
+        for batches in (True, False, True):
+            node._pipeline = SimpleNamespace(detector=SimpleNamespace(engine=SimpleNamespace(batches=batches)))
+            node._take(0, None)
+        node._pipeline = None
+        assert waited == [0.02, 0.0, 0.02]
+    finally:
+        node._worker = None
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--recipe', choices=sorted(RECIPES), default='superpoint', help='default: superpoint')
     parser.add_argument(
-        '--rounds', type=at_least(1), default=Request.rounds, help='of labelling and training; default: 1'
+        '--rounds', type=at_least(1), default=Request.rounds, help='of labelling and training; default: %(default)s'
     )
     parser.add_argument(
         '--blend', nargs='+', action='extend', type=float, metavar='SHARE',
