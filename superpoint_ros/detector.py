@@ -100,6 +100,7 @@ class Detector:
         self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], stopwatch: Stopwatch
     ) -> list[Features]:
         greys = [to_grey(image) for image in images]
+        masks = [mask if mask is None else np.asarray(mask) for mask in masks]
         for grey, mask in zip(greys, masks, strict=True):
             if mask is not None and mask.shape != grey.shape:
                 raise ValueError(f'mask must have the shape of the image, {grey.shape}, not {mask.shape}')

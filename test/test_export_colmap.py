@@ -281,6 +281,13 @@ class TestRecorded:
         with pytest.warns(UserWarning, match='did not use this calibration of 640 x 480 pixels'):
             read_recorded(bag)
 
+    def test_a_calibration_that_is_not_the_one_of_the_rays_is_told_of(self, messages, tmp_path):
+        other = camera_info()
+        other.k[0] = other.k[4] = other.p[0] = other.p[5] = 300.0
+        bag = write_bag(tmp_path / 'bag', {'/features': messages}, {'/camera_info': [other]})
+        with pytest.warns(UserWarning, match='of another calibration than the recorded one of 640 x 480 pixels'):
+            read_recorded(bag)
+
     def test_a_bag_that_is_cut_off_gives_what_there_is(self, bag, tmp_path):
         [file] = bag.glob('*.mcap')
         cut = tmp_path / 'cut.mcap'

@@ -362,6 +362,19 @@ def test_names_and_lists_of_any_letters(tmp_path):
     assert [time_ns for time_ns, _ in read(tmp_path)[0]] == [2_500_000_000]
 
 
+@pytest.mark.parametrize(('others', 'head'), [('right', '# timestamp_s left right\n'), ('depth', '')])
+def test_no_picture_takes_the_place_of_a_missing_one(tmp_path, others, head):
+    """What follows in its line is of another camera, or depth."""
+    for folder in ('left', others):
+        (tmp_path / folder).mkdir()
+        for index in range(3):
+            cv2.imwrite(str(tmp_path / folder / f'{index}.png'), PICTURES[index])
+    (tmp_path / 'left' / '1.png').unlink()
+    lines = (f'{index}.0 left/{index}.png {f"{index}.0 " * (not head)}{others}/{index}.png\n' for index in range(3))
+    (tmp_path / ('timestamps.txt' if head else 'rgb.txt')).write_text(head + ''.join(lines))
+    assert [time_ns for time_ns, _ in read(tmp_path)[0]] == [0, 2_000_000_000]
+
+
 def test_a_folder_of_a_bag_without_its_file_is_refused(tmp_path):
     (tmp_path / 'metadata.yaml').write_text('rosbag2_bagfile_information:\n  version: 5\n')
     with pytest.raises(RecordingError, match='could not be read'):

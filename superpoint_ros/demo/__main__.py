@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from superpoint_ros.arguments import at_least
+from superpoint_ros.arguments import at_least, not_negative
 from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.demo.run import DemoError, Settings, Source, run
 from superpoint_ros.demo.sequence import Gallery
@@ -48,7 +48,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--weights', default='superpoint', help='default: %(default)s')
     parser.add_argument(
         '--rate',
-        type=float,
+        type=not_negative,
         default=1.0,
         help='speed, 1 as recorded; 0 sends an image when the one before was answered; default: %(default)s',
     )

@@ -120,4 +120,10 @@ def _seen_through(camera: Camera, frames: list[FeatureCloud]) -> Camera:
         )
     off = [np.abs(c.rays(keypoints[known]) - rays[known]).max(axis=1) for c in (camera, camera.rectified)]
     raw, rectified = (np.nan_to_num(error, nan=np.inf) for error in off)
+    if known.any() and (np.minimum(raw, rectified) <= _SAME_RAY).mean() < 0.5:
+        warnings.warn(
+            f'The rays of the features are of another calibration than the recorded one of {camera.width} x '
+            f'{camera.height} pixels, which is what counts here: name the topic of theirs, or record it.',
+            stacklevel=3,
+        )
     return camera.rectified if (rectified < raw).sum() > (raw <= _SAME_RAY).sum() else camera

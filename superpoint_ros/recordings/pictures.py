@@ -129,9 +129,13 @@ def _times_of_names(names: list[str], fps: float) -> dict[str, int]:
 
 
 def _listed_times(folder: Path, names: list[str]) -> dict[str, int]:
-    """Times of a list's files, which may be a part of the folder's; empty without a list."""
-    path = _list_in(folder)
-    return listed_times(path, set(names).__contains__) if path else {}
+    """Times of a list's files that are there, which may be a part of the folder's; empty without a list.
+
+    Where the first picture of a line is missing none takes its place: what follows is of another camera, or depth.
+    """
+    path, there = _list_in(folder), set(names)
+    times = listed_times(path, lambda word: Path(word).suffix.lower() in _FORMATS) if path else {}
+    return {name: time for name, time in times.items() if name in there}
 
 
 def _list_in(folder: Path) -> Path | None:

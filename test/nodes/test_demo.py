@@ -1,6 +1,7 @@
 """The demo from its command to its files, with the front-end and the replay as real processes over DDS."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,26 @@ def test_what_is_about_a_recording_needs_one() -> None:
     result = demo('--camera-info', 'camera.yaml')
     assert result.returncode == 2
     assert 'name it, too' in result.stderr
+
+
+def test_a_program_that_is_terminated_takes_its_processes_along(tmp_path):
+    """`timeout` and service managers end a program by SIGTERM, of which Python dies without a word to anybody."""
+    code = f"""
+import time
+from pathlib import Path
+from superpoint_ros.processes import Process, isolate
+isolate(99)
+with Process('http.server', ['0', '--bind', '127.0.0.1'], Path({str(tmp_path / 'log')!r})) as child:
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    program = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert program.stdout is not None
+    child = int(program.stdout.readline())
+    os.kill(child, 0)
+    program.terminate()
+    program.wait(30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)

@@ -84,6 +84,11 @@ def test_labels_are_denser_for_one_level_and_surer_on_general_pictures(words, ro
         (train_from_bag, ['--general-threshold', '5'], '--general-threshold is a probability'),
         (train_from_bag, ['--general-threshold', 'nan'], '--general-threshold is a probability'),
         (label, ['--limit', '0'], '--limit: must be 1 or more, not 0'),
+        (label, ['--limit', 'all'], '--limit: must be a whole number, 1 or more, not all'),
+        (label, ['--minutes', 'nan'], '--minutes: must be a number, 0 or more, not nan'),
+        (label, ['--minutes', '-1'], '--minutes: must be a number, 0 or more, not -1'),
+        (train_from_bag, ['--minutes', 'inf'], '--minutes: must be a number, 0 or more, not inf'),
+        (train_from_bag, ['--minutes', '0'], '--minutes must be more than 0'),
         (label, ['--limit', '-1'], '--limit: must be 1 or more, not -1'),
     ],
 )

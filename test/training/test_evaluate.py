@@ -130,6 +130,7 @@ def test_levels_reach_our_networks(pairs, tmp_path):
 
 def test_sequences_add_relative_poses(sequence, tmp_path):
     results = run(tmp_path / 'out', '--sequence', sequence, '--gaps', 3, 1, '--detectors', 'sift', 'fast')
+    assert results['skipped'] == [{'what': 'fast', 'why': 'it has no descriptors, so there are no poses'}]
     poses = results['detectors']['sift']['relative_pose']['corridor']
     assert list(poses) == ['1', '3']
     assert poses['1']['pairs'] == 5
@@ -303,3 +304,9 @@ def test_shapes_are_the_same_every_time():
 def test_what_is_not_finite_becomes_null():
     value = {'a': [1.0, float('nan'), (float('inf'), 2)], 'b': {'c': -float('inf'), 'd': 'nan', 'e': None, 'f': True}}
     assert finite(value) == {'a': [1.0, None, [None, 2]], 'b': {'c': None, 'd': 'nan', 'e': None, 'f': True}}
+
+
+def test_a_sequence_tells_nothing_of_detectors_without_descriptors(tmp_path, sequence, capsys):
+    assert main(['--sequence', str(sequence), '--detectors', 'fast', '--out', str(tmp_path / 'out')]) == 1
+    assert 'none of the detectors has descriptors' in capsys.readouterr().err
+    assert not (tmp_path / 'out' / 'results.json').exists()

@@ -12,6 +12,7 @@ from superpoint_training.evaluation.pair_run import PairRun, PreparedPair, prepa
 from superpoint_training.evaluation.pair_scores import evaluate_pair, mutual_rows, score_pair
 from superpoint_training.evaluation.pairs import coarse_pairs, find_pairs, read_homography
 from superpoint_training.evaluation.predictions import Predictions
+from superpoint_training.evaluation.problems import Skipped
 from superpoint_training.evaluation.summary import curve, means
 from superpoint_training.homographies import HomographyConfig, inside, sample_homography, warp_points
 from superpoint_training.peers import NamedDetector, make_detector
@@ -113,6 +114,32 @@ def test_coarse_truth_is_read_from_the_checks_beside_the_pairs(tmp_path):
         'scene,k,kept,median_error_px_of_matches_within_12px\nbark,2,1,0.9\nbark,3,1,1.43\nbikes,6,1,1.0\nwall,2,1,\n'
     )
     assert coarse_pairs(tmp_path) == ['bark 1-3']
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        'scene,median_error_px_of_matches_within_12px\nbark,3\n',
+        'scene,k,median_error_px_of_matches_within_12px\nbark,2,n/a\n',
+        'scene,k,median_error_px_of_matches_within_12px\nb\xe4rk,2,3\n',
+    ],
+)
+def test_checks_that_say_something_else_are_named(tmp_path, content):
+    (tmp_path / 'CHECKS.csv').write_bytes(content.encode('latin-1'))
+    with pytest.raises(ValueError, match=r"CHECKS\.csv' must have columns scene, k and"):
+        coarse_pairs(tmp_path)
+
+
+def test_a_homography_that_can_not_be_opened_is_left_out(tmp_path):
+    scene = tmp_path / 'wall'
+    scene.mkdir()
+    for name in ('1', '2', '3'):
+        cv2.imwrite(str(scene / f'{name}.png'), np.zeros((8, 8), np.uint8))
+    np.savetxt(scene / 'H_1_2', np.eye(3))
+    (scene / 'H_1_3').symlink_to(scene / 'nowhere')
+    found, skipped = find_pairs(tmp_path)
+    assert [pair.name for pair in found] == ['wall 1-2']
+    assert skipped == [Skipped('wall/H_1_3', 'it could not be read: No such file or directory')]
 
 
 @pytest.mark.parametrize('name', sorted(PROTOCOLS))

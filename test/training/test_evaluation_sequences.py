@@ -184,6 +184,17 @@ def test_tum_of_an_unknown_camera_wants_a_calibration(tmp_path):
     assert open_sequence(root, calibration).camera.K[1, 1] == 101
 
 
+def test_frames_come_in_the_order_of_time_whatever_the_order_of_the_list(tmp_path):
+    root = write_plain(tmp_path / 'walk')
+    expected = open_sequence(root)
+    head, *rows = (root / 'timestamps.txt').read_text().splitlines()
+    (root / 'timestamps.txt').write_text('\n'.join([head, *rows[3:], *rows[:3]]))
+    frames = open_sequence(root)
+    assert frames.names == expected.names
+    np.testing.assert_array_equal(frames.stamps, expected.stamps)
+    np.testing.assert_array_equal(frames.poses, expected.poses)
+
+
 def test_a_line_of_tum_that_has_no_time_is_named(tmp_path):
     root = write_tum(tmp_path / 'rgbd_dataset_freiburg1_desk')
     (root / 'rgb.txt').write_text('# timestamp filename\nabc rgb/1.png\n')

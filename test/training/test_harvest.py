@@ -304,6 +304,13 @@ def test_images_that_can_not_be_decoded_are_no_reason_to_record_more(tmp_path):
     assert 'decode' in plan_harvest([tmp_path], None, CONFIG, tmp_path / 'cache').problem
 
 
+def test_a_plan_of_too_few_images_says_so_as_the_harvest_does(tmp_path):
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f'{index}.png'), np.full((64, 64), index, np.uint8))
+    with pytest.raises(HarvestError, match=f'Only 3 images are there, and {CONFIG.min_train_frames} to train on'):
+        plan_harvest([tmp_path], None, CONFIG, tmp_path / 'cache')
+
+
 @pytest.mark.parametrize('letter', ['x', 'ü', '厨'])
 def test_a_recording_may_have_the_longest_name_there_is(tmp_path, letter):
     folder = tmp_path / (letter * (255 // len(letter.encode())))

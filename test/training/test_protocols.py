@@ -67,7 +67,10 @@ def test_changes_are_told_by_the_name():
         ('correct_distance=far', 'must be a number'),
         ('correct_distance=0', 'more than 0'),
         ('correct_distance=nan', 'more than 0'),
-        ('seed=-1', 'more than 0'),
+        ('seed=-1', '0 or more'),
+        ('seed=99999999999999999999', 'at most 2147483647'),
+        ('ransac_iterations=99999999999', 'at most'),
+        ('coverage_radius=1e300', 'at most 10000'),
     ],
 )
 def test_changes_that_make_no_sense_are_refused(change, message):

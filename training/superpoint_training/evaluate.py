@@ -28,7 +28,7 @@ from superpoint_training.evaluation.pair_run import PairRun, prepare_pairs
 from superpoint_training.evaluation.pair_scores import evaluate_pair
 from superpoint_training.evaluation.pairs import find_pairs
 from superpoint_training.evaluation.predictions import Predictions
-from superpoint_training.evaluation.problems import listed
+from superpoint_training.evaluation.problems import Skipped, listed
 from superpoint_training.evaluation.run import Outcome, Setup, evaluate, evaluate_shapes
 from superpoint_training.failures import TrainingError
 from superpoint_training.files import print_any_name
@@ -145,9 +145,15 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> Outcome:
         options.recording, options.topic, options.frames or Request.frames,
     )  # fmt: skip
     inputs = read_inputs(request, protocol, poses, options.jobs)
+    detectors = _detectors(options, border=4, levels=LEVELS)
+    if inputs.sequences:
+        blind = [each.name for each in detectors if not each.describes]
+        if len(blind) == len(detectors) and not (inputs.pairs or inputs.recording):
+            raise ValueError('none of the detectors has descriptors, so a sequence tells nothing of them')
+        inputs.skipped.extend(Skipped(name, 'it has no descriptors, so there are no poses') for name in blind)
     if inputs.skipped:
         print(listed(inputs.skipped), file=sys.stderr)
-    return evaluate(request, inputs, _detectors(options, border=4, levels=LEVELS), setup)
+    return evaluate(request, inputs, detectors, setup)
 
 
 def _detectors(options: argparse.Namespace, border: int, levels: int) -> list[NamedDetector]:
@@ -180,7 +186,7 @@ def _compare(first: Path, second: Path, out: Path) -> None:
     for path in (first, second):
         try:
             runs.append(json.loads(path.read_text()))
-            runs[-1]['detectors']
+            dict(runs[-1]['detectors'])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
     labels = (str(first), str(second))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from superpoint_ros.arguments import at_least
+from superpoint_ros.arguments import at_least, not_negative
 from superpoint_ros.networks import load_network
 from superpoint_training.adaptation import LabelConfig
 from superpoint_training.allocator import keep_freed_memory
@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--frames', required=True, help='folder or tar of pictures')
     parser.add_argument('--out', required=True, type=Path, help='labels to write (.npz)')
     parser.add_argument('--limit', type=at_least(1), help='label only the first so many frames')
-    parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
+    parser.add_argument('--minutes', type=not_negative, help='stop after so many; the same call goes on')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument(
         '--set', nargs='*', action='extend', default=[], metavar='KEY=VALUE', help='override the configuration'

@@ -108,13 +108,13 @@ class PoseProtocol:
     angles: tuple[int, ...] = (5, 10, 20)
 
 
-_CHANGEABLE: dict[str, Callable[[str], float]] = {
-    'keypoints': int,
-    'coverage_radius': float,
-    'correct_distance': float,
-    'ransac_threshold': float,
-    'ransac_iterations': int,
-    'seed': int,
+_CHANGEABLE: dict[str, tuple[Callable[[str], float], float]] = {  # its type and the most that makes sense
+    'keypoints': (int, 1e6),
+    'coverage_radius': (float, 1e4),
+    'correct_distance': (float, 1e4),
+    'ransac_threshold': (float, 1e4),
+    'ransac_iterations': (int, 1e8),
+    'seed': (int, 2**31 - 1),
 }
 
 
@@ -129,14 +129,17 @@ def changed(protocol: Protocol, changes: Sequence[str]) -> Protocol:
         name, _, text = change.partition('=')
         if name not in _CHANGEABLE:
             raise ValueError(f"'{change}' is none of {', '.join(f'{known}=NUMBER' for known in _CHANGEABLE)}")
+        kind, most = _CHANGEABLE[name]
         try:
-            values[name] = _CHANGEABLE[name](text)
+            values[name] = kind(text)
         except ValueError:
-            kind = 'a whole number' if _CHANGEABLE[name] is int else 'a number'
-            raise ValueError(f"'{change}': {name} must be {kind}") from None
-        if not np.isfinite(values[name]) or values[name] < 0 or (values[name] == 0 and name != 'seed'):
-            raise ValueError(f"'{change}': {name} must be more than 0")
+            what = 'a whole number' if kind is int else 'a number'
+            raise ValueError(f"'{change}': {name} must be {what}") from None
+        least = '0 or more' if name == 'seed' else 'more than 0'
+        if not 0 <= values[name] <= most or (values[name] == 0 and name != 'seed'):
+            raise ValueError(f"'{change}': {name} must be {least} and at most {most:.0f}")
     if not values:
         return protocol
-    described = ', '.join(f'{name} {value:g}' for name, value in values.items())
+    told = ((name, value if isinstance(value, int) else f'{value:g}') for name, value in values.items())
+    described = ', '.join(f'{name} {value}' for name, value in told)
     return dataclasses.replace(protocol, **values, name=f'{protocol.name}, {described}')

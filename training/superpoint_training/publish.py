@@ -95,7 +95,7 @@ def publish(weights: Path, results: Sequence[Path], data: str, folder: Path) -> 
     for path in results:
         try:
             evaluations.append(evaluation_section(json.loads(path.read_text()), weights, name))
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"'{path}' is no results.json of `evaluate`: {error}") from error
     content = encode_network(network, about | {'data_terms': data})
     text = CARD.format(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from superpoint_ros.arguments import not_negative
 from superpoint_ros.share import share_directory
 from superpoint_training import label, train
 from superpoint_training.frames import Frames
@@ -124,7 +125,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--configs', type=Path, default=share_directory() / 'config' / 'training', help="the stages' YAML files"
     )
     parser.add_argument(
-        '--minutes', type=float, default=9.0, help='stop after so many; the same call goes on; default: %(default)g'
+        '--minutes',
+        type=not_negative,
+        default=9.0,
+        help='stop after so many; the same call goes on; default: %(default)g',
     )
     parser.add_argument('--until', choices=[stage.output for stage in ROUTE], help='last stage to run')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from superpoint_ros.arguments import not_negative
 from superpoint_ros.networks import (
     STRIDE,
     KeypointNetwork,
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--from', dest='start', metavar='WEIGHTS', help='to start from, where shapes agree; default: random'
     )
-    parser.add_argument('--minutes', type=float, help='stop after so many; the same call goes on')
+    parser.add_argument('--minutes', type=not_negative, help='stop after so many; the same call goes on')
     parser.add_argument('--tensorboard', dest='logs', metavar='DIR', type=Path, help="folder for TensorBoard's files")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N; default: %(default)s')
     parser.add_argument(

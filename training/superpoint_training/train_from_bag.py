@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from superpoint_ros.arguments import at_least
+from superpoint_ros.arguments import at_least, not_negative
 from superpoint_ros.engines import EngineError
 from superpoint_ros.keypoints import MOST_LEVELS
 from superpoint_ros.share import share_directory
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--short-side', type=at_least(SMALLEST_SIDE), default=Request.short_side,
         help='of pictures trained on, pixels; default: %(default)s',
     )  # fmt: skip
-    parser.add_argument('--minutes', type=float, help='training time of a round; sets the number of steps')
+    parser.add_argument('--minutes', type=not_negative, help='training time of a round; sets the number of steps')
     parser.add_argument(
         '--general', type=Path, metavar='DIR', help='pictures against forgetting; default: shipped ones'
     )
@@ -128,7 +128,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--rounds are of labelling and training, and {options.recipe} trains without labels')
     if not 1 <= options.levels <= MOST_LEVELS:
         parser.error(f'--levels must be 1 to {MOST_LEVELS}')
-    if options.minutes is not None and options.minutes <= 0:
+    if options.minutes == 0:
         parser.error('--minutes must be more than 0')
     if options.general_threshold is not None and not 0 <= options.general_threshold < 1:
         parser.error('--general-threshold is a probability: at least 0 and less than 1')

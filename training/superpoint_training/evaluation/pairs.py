@@ -54,8 +54,9 @@ def find_pairs(root: Path) -> tuple[list[Pair], list[Skipped]]:
         for path in homographies:
             try:
                 pairs.append(_read_pair(scene, path))
-            except ValueError as error:
-                skipped.append(Skipped(f'{scene.name}/{path.name}', str(error)))
+            except (ValueError, OSError) as error:
+                why = f'it could not be read: {error.strerror}' if isinstance(error, OSError) else str(error)
+                skipped.append(Skipped(f'{scene.name}/{path.name}', why))
     if not pairs and not skipped:
         raise ValueError(
             f"no homography pairs below '{root}': scenes are folders with 1.ppm (.png, .jpg), 2.ppm, H_1_2"
@@ -100,10 +101,17 @@ def read_homography(path: Path) -> np.ndarray:
 
 
 def coarse_pairs(root: Path) -> list[str]:
-    """Names of pairs whose ground truth is known to be off by more than a pixel, from a `CHECKS.csv` beside them."""
+    """Names of pairs whose ground truth is known to be off by more than a pixel, from a `CHECKS.csv` beside them.
+
+    Raises:
+        ValueError: the file lacks a column, or holds something else.
+    """
     path = root / _CHECKS
     if not path.is_file():
         return []
-    with path.open(newline='') as file:
-        rows = [row for row in csv.DictReader(file) if row.get(_CHECKED_ERROR)]
-    return [f'{row["scene"]} 1-{row["k"]}' for row in rows if float(row[_CHECKED_ERROR]) > COARSE_PIXELS]
+    try:
+        with path.open(newline='') as file:
+            rows = [row for row in csv.DictReader(file) if row.get(_CHECKED_ERROR)]
+        return [f'{row["scene"]} 1-{row["k"]}' for row in rows if float(row[_CHECKED_ERROR]) > COARSE_PIXELS]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"'{path}' must have columns scene, k and {_CHECKED_ERROR}, a number: {error}") from error

@@ -46,6 +46,8 @@ class PosedFrames:
 
         body_to_camera: `[4, 4]`, the camera's pose in the frame whose poses the truth has, if that is not the camera.
         """
+        order = np.argsort(stamps, kind='stable')
+        names, stamps = [names[index] for index in order], stamps[order]
         poses = truth.at(stamps)
         if body_to_camera is not None:
             poses = poses @ body_to_camera

@@ -93,7 +93,7 @@ def read_tum(path: Path) -> Trajectory:
         ValueError: a line is none of these; the message names it.
     """
     stamps, rows = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors='replace').splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith('#'):
             continue

@@ -190,6 +190,8 @@ def plan_harvest(
             problem = problem or str(error)
         images += count
         seconds += count * (time.perf_counter() - began) / max(sampled, 1)
+    if images < config.min_train_frames:
+        raise HarvestError(f'Only {images} images are there, and {config.min_train_frames} to train on are needed.')
     is_cached = (cache / _key(feeds, hashes, config)).exists()
     frames = min(images, config.train_frames + config.held_out_frames)
     topics = tuple(dict.fromkeys(topic for feed in feeds for topic in feed.topics))
