@@ -217,7 +217,7 @@ class OpenVINOEngine:
     def _request(self, shape: tuple[int, ...], needed: Container[tuple[int, ...]]) -> openvino.InferRequest:
         """For images of one size: a fixed shape takes a tenth of the time off a small network; compiling, 0.1 s.
 
-        needed: sizes that are kept, for they are still to come.
+        needed: sizes of the images at hand, which are kept.
         """
         if shape in self.requests:
             self.requests[shape] = self.requests.pop(shape)  # the one not used for longest comes first

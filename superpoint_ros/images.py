@@ -200,7 +200,7 @@ def _cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end, which OpenCV would fill in grey without a word."""
     if data.startswith(b'\xff\xd8'):
         return not _has_jpeg_end(data)
-    return data.startswith(b'\x89PNG') and b'IEND' not in data
+    return data.startswith(b'\x89PNG') and data.rfind(b'IEND') < 0  # from the end, where it usually is
 
 
 def _has_jpeg_end(data: bytes) -> bool:
