@@ -9,6 +9,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 
 from superpoint_ros.demo.summary import Run, summarise
 from superpoint_ros.nodes import replay, settings
+from superpoint_ros.nodes.parameters import NEXT_IMAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -36,7 +37,7 @@ def test_parameters_are_all_there_with_their_defaults_and_descriptions(heading: 
 
 def test_live_parameters_are_marked() -> None:
     marked = set(re.findall(r'^\| `([\w.]+)` \*', section('Parameters'), re.MULTILINE))
-    assert marked == {parameter.name for parameter in settings.PARAMETERS if parameter.live}
+    assert marked == {parameter.name for parameter in settings.PARAMETERS if parameter.takes_effect == NEXT_IMAGE}
 
 
 def test_every_figure_of_the_demo_is_explained() -> None:

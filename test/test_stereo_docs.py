@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs the ROS messages')
 
 from superpoint_ros.clouds import STEREO_MATCH
+from superpoint_ros.nodes.parameters import NEXT_IMAGE
 from superpoint_ros.nodes.settings import PARAMETERS, RIG_PARAMETERS, STEREO_PARAMETERS
 
 DOCS = (Path(__file__).parents[1] / 'docs' / 'stereo.md').read_text()
@@ -25,7 +26,7 @@ def test_the_parameters_are_described_as_they_are():
     assert set(described) == set(expected)
     for name, parameter in expected.items():
         live, default, text = described[name]
-        assert bool(live) == parameter.live
+        assert bool(live) == (parameter.takes_effect == NEXT_IMAGE)
         assert default == str(parameter.default).replace("'", '')
         assert text.replace('an empty one is none', "'' is none") == parameter.description
 

@@ -32,10 +32,10 @@ from superpoint_ros.nodes.diagnostics import Diagnostics
 from superpoint_ros.nodes.inputs import Inputs
 from superpoint_ros.nodes.optics import read_mask
 from superpoint_ros.nodes.outputs import Outputs
-from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
+from superpoint_ros.nodes.parameters import NEXT_IMAGE, Parameter, ParameterError, declare
 from superpoint_ros.nodes.pipeline import Pipeline
 from superpoint_ros.nodes.process import run
-from superpoint_ros.nodes.settings import PARAMETERS, REACTIVATED, RELOADED, Settings, load_detector
+from superpoint_ros.nodes.settings import PARAMETERS, Settings, load_detector
 from superpoint_ros.nodes.statistics import Statistics
 from superpoint_ros.nodes.worker import NewestWins
 
@@ -108,9 +108,8 @@ class FrontendNode(LifecycleNode):
         gc.freeze()
         self._worker = self._make_worker()
         if self._pipeline is not None:
-            self._pipeline.warning = ''
+            self._pipeline.restart()
         for index, channel in enumerate(self._channels):
-            channel.restart()
             self._inputs.append(
                 Inputs(
                     self,
@@ -229,12 +228,8 @@ class FrontendNode(LifecycleNode):
         if self._pipeline is None:
             return
         for name in changed:
-            if not self._table[name].live:
-                when = 'when the node is configured and activated again'
-                if name in RELOADED:
-                    when = 'on ~/reload_weights'
-                elif name in REACTIVATED:
-                    when = 'when the node is activated again'
+            when = self._table[name].takes_effect
+            if when != NEXT_IMAGE:
                 self.get_logger().info(f'{name} takes effect {when}.')
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

@@ -18,6 +18,12 @@ class ParameterError(ValueError):
     """A parameter was given a value that it can't have."""
 
 
+NEXT_IMAGE = 'at the next image'
+ON_RELOAD = 'on ~/reload_weights'
+ON_ACTIVATION = 'when the node is activated again'
+ON_CONFIGURATION = 'when the node is configured and activated again'
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter.
@@ -25,8 +31,7 @@ class Parameter:
     Attributes:
         low, high: range of a number, both included.
         choices: what a string may be; empty allows all.
-        live: whether a change takes effect at the next image; else when the node is configured, activated or told to
-            reload the weights, see `settings`.
+        takes_effect: when a change does, for people: one of the four above.
     """
 
     name: str
@@ -35,7 +40,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    live: bool = False
+    takes_effect: str = ON_CONFIGURATION
 
     def descriptor(self) -> ParameterDescriptor:
         """What `ros2 param describe` shows."""

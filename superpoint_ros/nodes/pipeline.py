@@ -67,6 +67,12 @@ class Pipeline:
         self._why_fallback = ''
         self._device_problem = ''
 
+    def restart(self) -> None:
+        """Expect images from now on; what was wrong with earlier ones is over."""
+        self.warning = ''
+        for channel in self.channels:
+            channel.restart()
+
     @property
     def problem(self) -> str:
         """What keeps it from working, or from working as asked, for people."""

@@ -12,17 +12,12 @@ from superpoint_ros.keypoints import MOST_LEVELS, MOST_PER_OCTAVE, KeypointSetti
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
-from superpoint_ros.nodes.parameters import Parameter
+from superpoint_ros.nodes.parameters import NEXT_IMAGE, ON_ACTIVATION, ON_RELOAD, Parameter
 from superpoint_ros.openvino_runtime import forget_traces
 from superpoint_ros.stereo import StereoSettings
 from superpoint_ros.tracks import TrackSettings
 
 _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), TrackSettings(), StereoSettings()
-
-RELOADED = ('weights', 'device', 'engine', 'precision')
-"""Parameters that take effect on `~/reload_weights`."""
-REACTIVATED = ('image_transport', 'image_reliability', 'pairing.slop')
-"""Parameters that take effect when the node is activated."""
 
 PARAMETERS = (
     Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
@@ -30,16 +25,22 @@ PARAMETERS = (
         'weights',
         'superpoint',
         'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.',
+        takes_effect=ON_RELOAD,
     ),
-    Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.'),
+    Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.', takes_effect=ON_RELOAD),
     Parameter(
-        'engine', 'auto', 'auto, torch or openvino; auto takes OpenVINO on CPUs where it is installed.', choices=ENGINES
+        'engine',
+        'auto',
+        'auto, torch or openvino; auto takes OpenVINO on CPUs where it is installed.',
+        choices=ENGINES,
+        takes_effect=ON_RELOAD,
     ),
     Parameter(
         'precision',
         'auto',
         'auto, float32, bfloat16, float16 (CUDA) or int8 (OpenVINO); auto takes the fastest the device supports.',
         choices=PRECISIONS,
+        takes_effect=ON_RELOAD,
     ),
     Parameter(
         'warm_up_width',
@@ -62,12 +63,14 @@ PARAMETERS = (
         'raw',
         'raw: `image` is an Image; compressed: it is a CompressedImage.',
         choices=('raw', 'compressed'),
+        takes_effect=ON_ACTIVATION,
     ),
     Parameter(
         'image_reliability',
         'auto',
         'QoS of `image`: best_effort loses large ones; reliable hears no publisher of less; auto is what all offer.',
         choices=('auto', 'best_effort', 'reliable'),
+        takes_effect=ON_ACTIVATION,
     ),
     Parameter(
         'rectification',
@@ -75,14 +78,14 @@ PARAMETERS = (
         'raw: `image` is distorted and stays so, only rays are undistorted; rectify: the node undistorts `image`; '
         'rectified: `image` is undistorted already (image_rect), rays follow from P.',
         choices=RECTIFICATIONS,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'descriptor_type',
         'int8',
         'Type of the descriptors in `features`: float32, or int8 with a quarter of the bytes.',
         choices=DESCRIPTOR_TYPES,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'stale_after',
@@ -90,7 +93,7 @@ PARAMETERS = (
         'Seconds without an image, or without a processed one, before /diagnostics warns.',
         low=0.1,
         high=3600.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'max_keypoints',
@@ -98,7 +101,7 @@ PARAMETERS = (
         'Maximum number of keypoints in an image; the best are kept.',
         low=1,
         high=20000,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'detection_threshold',
@@ -106,7 +109,7 @@ PARAMETERS = (
         'Minimum probability of a keypoint at its own level; its `score` may be lower.',
         low=0.0,
         high=0.999,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'nms_radius',
@@ -114,7 +117,7 @@ PARAMETERS = (
         'Minimum distance between keypoints of one level in x or y, pixels of that level; not for unsuperpoint, kp2d.',
         low=0,
         high=64,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'border',
@@ -122,13 +125,13 @@ PARAMETERS = (
         'Width of the strip along the edges that has no keypoints, pixels of each level.',
         low=0,
         high=1024,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'subpixel',
         _KEYPOINTS.subpixel,
         'Refine positions to a fraction of a pixel; not for unsuperpoint, kp2d, whose positions are.',
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'spread',
@@ -136,7 +139,7 @@ PARAMETERS = (
         'Side of the grid cells over which keypoints are spread evenly, pixels; 0 takes the best anywhere.',
         low=0,
         high=1024,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'levels',
@@ -144,7 +147,7 @@ PARAMETERS = (
         'Number of image sizes searched for keypoints; 1, the full size alone, takes half the time of 4.',
         low=1,
         high=MOST_LEVELS,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'levels_per_octave',
@@ -152,7 +155,7 @@ PARAMETERS = (
         'Levels from one size to half of it: with 2 each is 0.71 of the one before, with 3 (then use 6 levels) 0.79.',
         low=1,
         high=MOST_PER_OCTAVE,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'matching.min_similarity',
@@ -160,7 +163,7 @@ PARAMETERS = (
         'Minimum similarity of a match: cosine of the descriptors, less 0.08 for each level between the features.',
         low=-1.0,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'matching.max_ratio',
@@ -168,7 +171,7 @@ PARAMETERS = (
         "Lowe's ratio test: maximum ratio of the best to the second best descriptor distance; 1 disables it.",
         low=0.01,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'matching.search_radius',
@@ -176,13 +179,13 @@ PARAMETERS = (
         'Maximum motion of a feature between two images, pixels; 0 searches everywhere.',
         low=0.0,
         high=10000.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'matching.verify',
         _MATCHING.verify,
         'Check matches against the epipolar geometry that most of them agree on, see `inlier`.',
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'matching.inlier_threshold',
@@ -190,7 +193,7 @@ PARAMETERS = (
         'Maximum distance of an inlier from its epipolar line, pixels.',
         low=0.01,
         high=100.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'tracks.max_missed',
@@ -198,7 +201,7 @@ PARAMETERS = (
         'Number of successive images without it that a track survives.',
         low=0,
         high=100,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'tracks.min_similarity',
@@ -206,7 +209,7 @@ PARAMETERS = (
         'Minimum similarity, as above, of a feature to the lost track that it continues.',
         low=-1.0,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'tracks.search_radius',
@@ -214,7 +217,7 @@ PARAMETERS = (
         'Maximum distance from where a lost track was last seen, pixels; 0 searches everywhere.',
         low=0.0,
         high=10000.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
 )
 _OF_CAMERAS = {
@@ -231,6 +234,7 @@ STEREO_PARAMETERS = (
         'Maximum difference between the stamps of a pair, seconds; 0 pairs equal stamps.',
         low=0.0,
         high=1.0,
+        takes_effect=ON_ACTIVATION,
     ),
     Parameter(
         'stereo.epipolar_tolerance',
@@ -238,7 +242,7 @@ STEREO_PARAMETERS = (
         'Maximum distance of a match from its row, rectified pixels.',
         low=0.01,
         high=100.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'stereo.min_disparity',
@@ -246,7 +250,7 @@ STEREO_PARAMETERS = (
         'Minimum disparity beyond that of infinity, rectified pixels; slightly below 0 matches infinity, too.',
         low=-100.0,
         high=10000.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'stereo.max_disparity',
@@ -254,7 +258,7 @@ STEREO_PARAMETERS = (
         'Maximum disparity beyond that of infinity, rectified pixels: nothing nearer than f * baseline / this matches.',
         low=0.0,
         high=10000.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'stereo.min_similarity',
@@ -262,7 +266,7 @@ STEREO_PARAMETERS = (
         'Minimum cosine of the descriptors of a match.',
         low=-1.0,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
     Parameter(
         'stereo.max_ratio',
@@ -270,7 +274,7 @@ STEREO_PARAMETERS = (
         "Lowe's ratio test among the features of the row; 1 disables it.",
         low=0.01,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
 )
 
@@ -284,7 +288,7 @@ RIG_PARAMETERS = (
         'does OpenVINO, which runs no batches.',
         low=0.0,
         high=1.0,
-        live=True,
+        takes_effect=NEXT_IMAGE,
     ),
 )
 
