@@ -9,7 +9,6 @@ import numpy as np
 
 from superpoint_ros.calibrations import read_yaml
 from superpoint_ros.camera import Camera
-from superpoint_ros.recordings import RecordingError
 from superpoint_ros.recordings.pictures import listed_times
 from superpoint_training.evaluation.cameras import read_camera, tum_camera
 from superpoint_training.evaluation.pictures import Pictures
@@ -66,10 +65,7 @@ def _tum(root: Path, intrinsics: Path | None) -> PosedFrames:
 
 def _listed(listing: Path, truth: Path, camera: Camera) -> PosedFrames:
     """Pictures that a file beside them lists with their times, and the poses of another, in TUM's format."""
-    try:
-        times = listed_times(listing, lambda word: word.lower().endswith(PICTURES))
-    except RecordingError as error:
-        raise ValueError(str(error)) from error
+    times = listed_times(listing, lambda word: word.lower().endswith(PICTURES))
     if not times:
         raise ValueError(f"'{listing}' names no picture")
     root, stamps = listing.parent, np.array(list(times.values()), np.int64)
