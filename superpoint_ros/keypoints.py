@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import cv2
 import numpy as np
@@ -61,6 +62,9 @@ class KeypointSettings:
         return self.levels + self.levels_per_octave if self.levels > 1 else 1
 
     def __post_init__(self) -> None:
+        for name in ('max_keypoints', 'nms_radius', 'border', 'spread', 'levels', 'levels_per_octave'):
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(f'{name} must be a whole number, not {getattr(self, name)!r}')
         if self.max_keypoints < 1:
             raise ValueError(f'max_keypoints must be at least 1, not {self.max_keypoints}')
         if not 0 <= self.detection_threshold < 1:

@@ -218,7 +218,15 @@ def test_half_precision_maps_and_zero_descriptors():
 
 @pytest.mark.parametrize(
     ('name', 'value'),
-    [('max_keypoints', 0), ('detection_threshold', 1.0), ('nms_radius', -1), ('border', -1), ('spread', -8)],
+    [
+        ('max_keypoints', 0),
+        ('max_keypoints', 1.5),
+        ('detection_threshold', 1.0),
+        ('nms_radius', -1),
+        ('border', -1),
+        ('spread', -8),
+        ('levels', 2.0),
+    ],
 )
 def test_settings_outside_their_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
