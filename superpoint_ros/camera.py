@@ -20,6 +20,10 @@ _MODELS = {  # CameraInfo.distortion_model -> the name used here, and its possib
 # OpenCV's default of 5 steps leaves a pixel of error in the corners of a wide lens.
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
 _NEWTON_STEPS = 20
+_STEP = 1e-5  # of a ray, to see how fast its pixel moves
+_NOWHERE = -30000  # a pixel of no picture
+_FOLD_STEPS = 4000  # in which the fold is looked for, and how far: 87 degrees off the axis
+_FARTHEST = 20.0
 _REPROJECTION_LIMIT = 0.1  # pixels; a ray that misses its pixel by more is no ray
 _MASK_MARGIN = 8  # pixels; detections this near to the edge of a rectified picture answer to the edge
 
@@ -73,7 +77,7 @@ class Camera:
                 raise CameraError(f'The {name} of camera_info has values that are not finite.')
         if not (K[0, 0] > 0 and K[1, 1] > 0):
             raise CameraError(f'camera_info has impossible focal lengths {K[0, 0]:g} and {K[1, 1]:g}.')
-        if R.any() and abs(np.linalg.det(R)) < 0.5:
+        if R.any() and not (np.allclose(R @ R.T, np.eye(3), atol=0.01) and np.linalg.det(R) > 0):
             raise CameraError('The r of camera_info is no rotation.')
         roi = info.roi
         binning = (max(1, info.binning_x), max(1, info.binning_y))
@@ -96,9 +100,9 @@ class Camera:
         return float(self.K[0, 0] + self.K[1, 1]) / 2
 
     @property
-    def is_fisheye(self) -> bool:
-        """Whether a pixel is the same angle everywhere."""
-        return self.model == 'equidistant'
+    def is_distorted(self) -> bool:
+        """Whether straight lines are bent in the picture."""
+        return self.model != 'none'
 
     @cached_property
     def rectified(self) -> Camera:
@@ -136,6 +140,18 @@ class Camera:
         rays[~(error <= _REPROJECTION_LIMIT)] = np.nan
         return rays
 
+    def project(self, rays: np.ndarray) -> np.ndarray:
+        """Rays [N, 2] (x, y) with z = 1 to the pixels that they reach: [N, 2] float64."""
+        if not self.is_distorted:
+            return np.asarray(rays * self.K[[0, 1], [0, 1]] + self.K[[0, 1], [2, 2]])
+        return self._distort(rays) if len(rays) else np.zeros((0, 2))
+
+    def pixels_per_ray(self, rays: np.ndarray) -> np.ndarray:
+        """[N, 2, 2] float64: how fast the pixel (x, y), by rows, moves with a ray's x and y, rays as in `project`."""
+        steps = (_STEP * (1 + np.abs(rays).max(axis=1, initial=0)))[:, None]
+        here, *beside = np.split(self.project(np.concatenate([rays, rays + steps * [1, 0], rays + steps * [0, 1]])), 3)
+        return np.stack([(there - here) / steps for there in beside], axis=2)
+
     def rectify_points(self, keypoints: np.ndarray) -> np.ndarray:
         """Where the `rectified` camera sees what this one sees at pixels [N, 2]: [N, 2] float64.
 
@@ -162,7 +178,23 @@ class Camera:
     def _maps(self) -> tuple[np.ndarray, np.ndarray]:
         size = (self.width, self.height)
         make = cv2.fisheye.initUndistortRectifyMap if self.model == 'equidistant' else cv2.initUndistortRectifyMap
-        return make(self.K, self.distortion, self.R, self.rectified.K, size, cv2.CV_16SC2)
+        pixels, fractions = make(self.K, self.distortion, self.R, self.rectified.K, size, cv2.CV_16SC2)
+        pixels[self._beyond_fold()] = _NOWHERE
+        return pixels, fractions
+
+    def _beyond_fold(self) -> np.ndarray:
+        """[H, W] bool: pixels of the `rectified` camera so far off the axis that the lens model turns back there.
+
+        A polynomial that was fitted to a narrower view does, and shows the scene a second time.
+        """
+        x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
+        rays = np.stack([x, y, np.ones_like(x)], axis=2) @ np.linalg.inv(self.rectified.K).T @ self.R
+        with np.errstate(divide='ignore', invalid='ignore'):
+            tangents = np.linalg.norm(rays[..., :2], axis=2) / rays[..., 2]
+        steps = np.linspace(0, min(tangents.max(initial=0, where=np.isfinite(tangents)), _FARTHEST), _FOLD_STEPS)
+        turns = np.flatnonzero(np.diff(self.project(np.outer(steps, [1, 0]))[:, 0]) < 0)
+        fold = steps[turns[0]] if len(turns) else np.inf
+        return np.asarray(~((tangents >= 0) & (tangents <= fold)))
 
     def _undistort(self, pixels: np.ndarray) -> np.ndarray:
         """[N, 1, 2] pixels -> [N, 2] normalised."""

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from superpoint_ros.engines import MapNetwork
 from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.levels import padding
 from superpoint_ros.networks import STRIDE
 from superpoint_ros.on_device import (
     DeviceFeatures,
@@ -99,7 +100,8 @@ class DevicePath(nn.Module):
             images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
         height, width = images.shape[1:]
         # The last row and column again, up to whole cells: padding that makes no edge.
-        whole = pad(images[:, None], (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate')
+        bottom, right = padding((height, width), STRIDE)
+        whole = pad(images[:, None], (0, right, 0, bottom), mode='replicate')
         scores, descriptors, *offsets = self.maps(whole)
         if offsets:
             return DeviceMaps(scores, descriptors, offsets[0])

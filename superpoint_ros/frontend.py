@@ -175,8 +175,7 @@ class Frontend:
         matches = match(features, previous.features, settings)
         stopwatch.lap('matching')
         if settings.verify and self._camera:
-            camera = self._camera
-            matches = verify(matches, rays, previous.rays, settings, camera.focal, fisheye=camera.is_fisheye)
+            matches = verify(matches, rays, previous.rays, settings, self._camera)
         elif settings.verify:
             matches = verify(matches, features.keypoints, previous.features.keypoints, settings)
         stopwatch.lap('verification')

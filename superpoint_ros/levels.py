@@ -66,14 +66,19 @@ def look(
 
 
 def pad(image: np.ndarray, stride: int) -> np.ndarray:
-    """Repeat the last row and column up to multiples of the stride: padding that makes no edge.
+    """Repeat the last row and column as `padding` asks for: padding that makes no edge."""
+    bottom, right = padding(image.shape, stride)
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+
+
+def padding(shape: tuple[int, ...], stride: int) -> tuple[int, int]:
+    """Rows and columns that an image of (height, width) lacks to multiples of the stride.
 
     A width of one stride becomes two: oneDNN, of which torch and OpenVINO are users, gets bfloat16 convolutions wrong
     that stride a whole map of that width.
     """
-    height, width = image.shape
-    right = max(-width % stride, 2 * stride - width)
-    return cv2.copyMakeBorder(image, 0, -height % stride, 0, right, cv2.BORDER_REPLICATE)
+    height, width = shape
+    return -height % stride, max(-width % stride, 2 * stride - width)
 
 
 def find_keypoints(

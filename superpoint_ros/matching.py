@@ -9,6 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from superpoint_ros.camera import Camera
 from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import TINY
 from superpoint_ros.pyramid import LEVEL_COST
@@ -28,13 +29,13 @@ class MatchSettings:
     min_similarity: float = 0.5
     """Least similarity, the cosine of the two descriptors less `LEVEL_COST` for each level between them."""
     max_ratio: float = 1.0
-    """Most that the best descriptor's distance may be of the second best's; 1 is no test."""
+    """The best descriptor's distance must be less than this share of the second best's; 1 is no test."""
     search_radius: float = 0.0
     """Most pixels between the two keypoints; 0 searches everywhere."""
     verify: bool = True
     """Check matches against the epipolar geometry that most of them agree on."""
     inlier_threshold: float = 2.0
-    """Most pixels between a keypoint and its epipolar line."""
+    """Most pixels between a keypoint and its epipolar line, or curve in the picture of a lens that bends lines."""
     seed: int = 0
     """For the random samples of the geometric check; the same frames give the same inliers."""
 
@@ -89,7 +90,7 @@ def _known_matches(known: Neighbours, settings: MatchSettings) -> Matches:
     rows = np.flatnonzero((known.partner >= 0) & (known.similarity >= settings.min_similarity))
     if settings.max_ratio < 1:
         best, second = known.similarity[rows], known.second[rows]
-        rows = rows[_distance(best) <= settings.max_ratio * _distance(second)]
+        rows = rows[_distance(best) < settings.max_ratio * _distance(second)]
     return Matches(rows.astype(np.int32), known.partner[rows], known.similarity[rows], np.ones(len(rows), bool))
 
 
@@ -167,7 +168,7 @@ def mutual_nearest(
     if max_ratio < 1 and len(rows):
         others = similarity[rows]
         others[np.arange(len(rows)), columns[rows]] = -np.inf
-        rows = rows[_distance(best[rows]) <= max_ratio * _distance(others.max(axis=1))]
+        rows = rows[_distance(best[rows]) < max_ratio * _distance(others.max(axis=1))]
     return rows, columns[rows]
 
 
@@ -181,37 +182,39 @@ def verify(
     query: np.ndarray,
     train: np.ndarray,
     settings: MatchSettings,
-    focal: float | None = None,
-    fisheye: bool = False,
+    camera: Camera | None = None,
 ) -> Matches:
     """Mark the matches that agree with the camera's motion, by RANSAC with local optimisation (Chum et al. 2003).
 
-    query, train: keypoints [N, 2] of the two frames in pixels; or, with `focal`, the camera's focal length in
-    pixels, their undistorted rays [N, 3] with z = 1. Rays give the essential matrix, pixels the fundamental
-    matrix. A match with a ray that is not finite is no inlier. fisheye: whether a pixel of the camera is the same
-    angle everywhere; else it is the same length in the plane z = 1, where 70 degrees off the axis that angle is eight
-    times as long.
+    query, train: keypoints [N, 2] of the two frames in pixels; or, with `camera`, their undistorted rays [N, 3] with
+    z = 1. Rays give the essential matrix, pixels the fundamental matrix. A match with a ray that is not finite is no
+    inlier. Samples are judged in the plane z = 1, where 70 degrees off a fisheye's axis a pixel is eight times as long
+    as in the middle; inliers in the pixels of the lens.
 
     Where no geometry can be estimated, as from fewer than 8 matches, the inliers are those that moved by no
     more than the threshold: what a camera at rest sees. Planar scenes, pure rotation and rest as such are no
     exception: many geometries explain them, and each has the right inliers.
     """
     before, now = train[matches.train, :2].astype(np.float64), query[matches.query, :2].astype(np.float64)
-    threshold = settings.inlier_threshold / (focal or 1.0)
     rows = np.flatnonzero(np.isfinite(before + now).all(axis=1))
     before, now = before[rows], now[rows]
-    geometry = _epipolar_geometry(before, now, threshold, settings.seed, calibrated=focal is not None)
+    threshold = settings.inlier_threshold
+    geometry = _epipolar_geometry(before, now, threshold / (camera.focal if camera else 1.0), settings.seed, camera)
     if geometry is None:
+        if camera:
+            before, now = camera.project(before), camera.project(now)
         found = np.linalg.norm(now - before, axis=1) <= threshold
+    elif camera and camera.is_distorted:
+        found = epipolar_distances(before, now, geometry[0], camera) <= threshold
     else:
-        found = _epipolar_angles(before, now, geometry[0]) <= threshold if fisheye else geometry[1]
+        found = geometry[1]
     inlier = np.zeros(len(matches), bool)
     inlier[rows] = found
     return replace(matches, inlier=inlier)
 
 
 def _epipolar_geometry(
-    before: np.ndarray, now: np.ndarray, threshold: float, seed: int, *, calibrated: bool
+    before: np.ndarray, now: np.ndarray, threshold: float, seed: int, camera: Camera | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The matrix [3, 3] and its inliers [M] bool, or None without an estimate. before, now: [M, 2] float64."""
     if len(before) < FEWEST_VERIFIABLE:
@@ -226,7 +229,7 @@ def _epipolar_geometry(
     parameters.loMethod = cv2.LOCAL_OPTIM_INNER_LO
     parameters.loSampleSize = 20
     try:
-        if calibrated:
+        if camera:
             K, no_distortion = np.eye(3), np.zeros(4)
             model, inlier = cv2.findEssentialMat(before, now, K, K, no_distortion, no_distortion, parameters)
         else:
@@ -236,13 +239,18 @@ def _epipolar_geometry(
     return None if model is None or inlier is None else (model, inlier.ravel() != 0)
 
 
-def _epipolar_angles(before: np.ndarray, now: np.ndarray, essential: np.ndarray) -> np.ndarray:
-    """Radians [M] between rays and their epipolar planes, the larger of both frames. before, now: [M, 2], z = 1."""
-    before, now = (np.column_stack([rays, np.ones(len(rays))]) for rays in (before, now))
-    planes, planes_before = before @ essential.T, now @ essential
-    product = np.abs((now * planes).sum(axis=1))
-    sines = [
-        product / np.maximum(np.linalg.norm(rays, axis=1) * np.linalg.norm(normals, axis=1), TINY)
-        for rays, normals in ((now, planes), (before, planes_before))
-    ]
-    return np.arcsin(np.minimum(np.maximum(*sines), 1))
+def epipolar_distances(before: np.ndarray, now: np.ndarray, essential: np.ndarray, camera: Camera) -> np.ndarray:
+    """Pixels [M] between keypoints and their epipolar curves, to first order, the larger of both frames.
+
+    before, now: rays [M, 2] in the plane z = 1. A curve is where the residual is 0: a pixel is as far from it as its
+    residual is large, over how fast that grows from pixel to pixel.
+    """
+    lines = np.column_stack([before, np.ones(len(before))]) @ essential.T
+    lines_before = np.column_stack([now, np.ones(len(now))]) @ essential
+    residual = np.abs((now * lines[:, :2]).sum(axis=1) + lines[:, 2])
+    distances = []
+    for rays, (x, y) in ((now, lines[:, :2].T), (before, lines_before[:, :2].T)):
+        (xx, xy), (yx, yy) = camera.pixels_per_ray(rays).transpose(1, 2, 0)
+        growth = np.hypot(yy * x - yx * y, xx * y - xy * x)  # times the determinant
+        distances.append(residual * np.abs(xx * yy - xy * yx) / np.maximum(growth, TINY))
+    return np.maximum(*distances)

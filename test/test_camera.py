@@ -118,6 +118,8 @@ def test_an_uncalibrated_camera_is_none():
         ({'p': [5, 0, 1, np.nan, 0, 5, 1, 0, 0, 0, 1, 0]}, 'The p of camera_info'),
         ({'r': [1, 0, 0, 0, np.nan, 0, 0, 0, 1]}, 'The r of camera_info'),
         ({'r': [1, 0, 0, 0, 1, 0, 0, 0, 0]}, 'no rotation'),
+        ({'r': [2, 0, 0, 0, 2, 0, 0, 0, 2]}, 'no rotation'),
+        ({'r': [1, 0, 0, 0, 1, 0, 0, 0, -1]}, 'no rotation'),
     ],
 )
 def test_an_impossible_calibration_is_refused_with_the_reason(changes, reason):
@@ -179,6 +181,37 @@ def test_the_mask_leaves_out_the_edge_that_rectifying_makes():
     near_unseen = cv2.dilate(unseen.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     assert not (barrel.rectified_mask[near_unseen] > 0).any()
     assert Camera.from_info(camera_info()).rectified_mask.all()
+
+
+def test_a_rectified_picture_does_not_show_the_scene_twice_where_the_lens_model_turns_back():
+    """KITTI's lens, fitted to what it sees, and a view twice as wide."""
+    K = np.array([[984.2, 0, 690], [0, 980.8, 233.2], [0, 0, 1]])
+    P = K.copy()
+    P[:2, :2] /= 2
+    camera = Camera(K, np.array([-0.3728, 0.2037, 0.0022, 0.0014, -0.0723]), 'plumb_bob', 1392, 512, P=P)
+    spot = np.zeros((512, 1392), np.uint8)
+    spot[448:457, 1363:1372] = 255  # the middle is shown at (1104, 337), and beyond the fold at (1367, 401) again
+    y, x = np.nonzero(camera.rectify(spot) > 60)
+    np.testing.assert_allclose([x.mean(), y.mean()], camera.rectify_points(np.array([[1367.0, 452]]))[0], atol=1)
+    assert np.ptp(x) < 30
+    seen = camera.rectified_mask > 0
+    y, x = np.mgrid[0:512, 0:1392]
+    rays = np.stack([(x - P[0, 2]) / P[0, 0], (y - P[1, 2]) / P[1, 1]], axis=2)[seen]
+    np.testing.assert_allclose(camera.rays(camera.project(rays))[:, :2], rays, atol=0.01)
+    assert seen.mean() > 0.3
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_projection_inverts_rays_and_knows_how_fast_pixels_move(model):
+    camera = Camera.from_info(camera_info(model, MODELS[model]))
+    pixels = np.random.default_rng(0).uniform([20, 20], [WIDTH - 20, HEIGHT - 20], (50, 2))
+    rays = camera.rays(pixels)[:, :2].astype(float)
+    np.testing.assert_allclose(camera.project(rays), pixels, atol=0.01)
+    assert camera.project(rays[:0]).shape == (0, 2)
+    assert camera.pixels_per_ray(rays[:0]).shape == (0, 2, 2)
+    step = np.array([0.002, -0.001])
+    moved = camera.project(rays + step) - camera.project(rays - step)
+    np.testing.assert_allclose(camera.pixels_per_ray(rays) @ (2 * step), moved, atol=0.01)
 
 
 def test_focal_is_the_mean_of_both():

@@ -136,6 +136,16 @@ def test_both_ways_find_the_same_features(name, levels):
     assert len(found[0]) > 20
 
 
+@pytest.mark.parametrize('width', [5, 8, 13])
+def test_images_of_a_cell_or_two_are_the_same_both_ways(width):
+    by_maps, by_sessions = both_ways(
+        make_network('superpoint'), detection_threshold=0.01, max_keypoints=50, levels=1, border=0
+    )
+    found, expected = (way.detect(photograph(96, width)) for way in (by_sessions, by_maps))
+    assert len(expected) > 5
+    assert_same(found, expected)
+
+
 def test_levels_closer_together_are_the_same_both_ways():
     """Sizes a ninth of an octave off would move keypoints by pixels; rounded grey levels move one in twenty at most."""
     by_maps, by_sessions = both_ways(

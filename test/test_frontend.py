@@ -12,7 +12,6 @@ from torch import nn
 
 from superpoint_ros.camera import Camera
 from superpoint_ros.detector import Detector
-from superpoint_ros.features import Features
 from superpoint_ros.frontend import LARGEST_RUN_ID, Frontend
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import MatchSettings
@@ -203,42 +202,17 @@ def test_a_track_survives_a_frame_that_hides_its_feature(detector, scene):
     np.testing.assert_array_equal(last.track_ids, first.track_ids)
 
 
-@pytest.mark.parametrize(('model', 'is_kept'), [('equidistant', True), ('none', False)])
-def test_the_edge_of_a_fisheye_counts_as_its_middle_does(detector, model, is_kept):
-    """Half a pixel of noise, more than 60 degrees off the axis. A pinhole has no such edge, and is judged as before."""
-    rng = np.random.default_rng(0)
-    angle, around = rng.uniform(0.2, 1.3, 500), rng.uniform(0, 2 * np.pi, 500)
-    across = np.sin(angle)
-    points = np.stack([across * np.cos(around), across * np.sin(around), np.cos(angle)], 1) * rng.uniform(
-        2, 8, (500, 1)
-    )
-    camera = Camera(np.array([[300.0, 0, 400], [0, 300, 400], [0, 0, 1]]), np.zeros(4), 'equidistant', 800, 800)
-    rays = camera.rays
-    seen_by = SimpleNamespace(focal=camera.focal, is_fisheye=replace(camera, model=model).is_fisheye, rays=rays)
-    frontend = Frontend(detector, camera=seen_by)
-    descriptors = np.eye(500, dtype=np.float32)
-    for number, place in enumerate(
-        (points, points @ cv2.Rodrigues(np.array([0.02, 0.03, -0.02]))[0].T + [0.2, 0, 0.1])
-    ):
-        off = np.arctan2(np.hypot(*place[:, :2].T), place[:, 2])[:, None]
-        pixels = 400 + 300 * off * place[:, :2] / np.hypot(*place[:, :2].T)[:, None] + rng.normal(0, 0.5, (500, 2))
-        features = Features(pixels.astype(np.float32), np.linspace(1, 0.1, 500, dtype=np.float32), descriptors)
-        frame = frontend.advance(features, (800, 800), number * FRAME_NS)
-    edge = (angle[frame.matches.query] > 1.05) & np.isfinite(frame.rays[frame.matches.query]).all(axis=1)
-    assert edge.sum() > 100
-    assert (frame.matches.inlier[edge].mean() > 0.9) == is_kept
-
-
 @pytest.mark.parametrize('verify', [True, False])
 def test_a_run_has_no_gap_and_is_known_from_its_second_frame_on(detector, scene, verify):
     """The right half is hidden in frame 3, the left quarter has no rays in frame 6."""
     calibrated = make_camera()
     known_from = 0.0
-    camera = SimpleNamespace(
-        focal=calibrated.focal,
-        is_fisheye=calibrated.is_fisheye,
-        rays=lambda keypoints: np.where(keypoints[:, :1] < known_from, np.nan, calibrated.rays(keypoints)),
-    )
+
+    class PartlyKnown(Camera):
+        def rays(self, keypoints):
+            return np.where(keypoints[:, :1] < known_from, np.nan, calibrated.rays(keypoints))
+
+    camera = PartlyKnown(**vars(calibrated))
     right_hidden = np.ones(SIZE[::-1], bool)
     right_hidden[:, 160:] = False
     frontend = Frontend(detector, MatchSettings(verify=verify), camera=camera)

@@ -11,8 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from superpoint_ros.camera import Camera
 from superpoint_ros.features import Features
-from superpoint_ros.matching import Matches, MatchSettings, match, mutual_nearest, similarity_matrix, verify
+from superpoint_ros.matching import (
+    Matches,
+    MatchSettings,
+    epipolar_distances,
+    match,
+    mutual_nearest,
+    similarity_matrix,
+    verify,
+)
 
 FOCAL, CENTRE = 500.0, np.array([320.0, 240.0])
 # Few distinct values, so that ties are the rule.
@@ -36,7 +45,7 @@ def mutual_nearest_oracle(similarity, min_similarity, max_ratio):
         others = values[:column] + values[column + 1 :]
         second = max(others, default=-np.inf)
         nearest, next_nearest = (np.sqrt(max(2 - 2 * value, 0)) for value in (values[column], second))
-        if max_ratio == 1 or nearest <= max_ratio * next_nearest:
+        if max_ratio == 1 or nearest < max_ratio * next_nearest:
             pairs.append((row, column))
     return pairs
 
@@ -183,6 +192,9 @@ def all_matched(count):
     return Matches(rows, rows, np.ones(count, np.float32), np.ones(count, bool))
 
 
+PINHOLE = Camera(np.array([[FOCAL, 0, CENTRE[0]], [0, FOCAL, CENTRE[1]], [0, 0, 1]]), np.zeros(0), 'none', 640, 480)
+
+
 def to_rays(keypoints):
     return np.column_stack([(keypoints - CENTRE) / FOCAL, np.ones(len(keypoints))]).astype(np.float32)
 
@@ -190,7 +202,7 @@ def to_rays(keypoints):
 def verified(before, now, *, calibrated, settings=None):
     settings, matches = settings or MatchSettings(), all_matched(len(now))
     if calibrated:
-        return verify(matches, to_rays(now), to_rays(before), settings, FOCAL).inlier
+        return verify(matches, to_rays(now), to_rays(before), settings, PINHOLE).inlier
     return verify(matches, now, before, settings).inlier
 
 
@@ -251,35 +263,79 @@ def test_a_match_without_a_ray_is_no_inlier():
     before, now, _ = views('general', outliers=0)
     rays = to_rays(now)
     rays[::2] = np.nan
-    inlier = verify(all_matched(len(now)), rays, to_rays(before), MatchSettings(), FOCAL).inlier
+    inlier = verify(all_matched(len(now)), rays, to_rays(before), MatchSettings(), PINHOLE).inlier
     assert not inlier[::2].any()
     assert inlier[1::2].mean() > 0.9
 
 
-def through_a_fisheye(points, noise, rng, focal=300.0):
-    """Rays of points seen with noise in pixels through a lens of which a pixel is the same angle everywhere."""
-    radius = np.hypot(points[:, 0], points[:, 1])
-    angle = np.arctan2(radius, points[:, 2])
-    pixels = focal * angle[:, None] * points[:, :2] / radius[:, None] + rng.normal(0, noise, (len(points), 2))
-    seen = np.hypot(*pixels.T)[:, None]
-    return np.column_stack([pixels / seen * np.tan(seen / focal), np.ones(len(points))]).astype(np.float32), angle
+def make_lens(model, distortion, focal, width, height):
+    return Camera(
+        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), np.array(distortion), model, width, height
+    )
 
 
-def test_what_a_fisheye_sees_at_its_edge_is_judged_by_the_same_pixels_as_in_the_middle():
+LENSES = {
+    'fisheye': (make_lens('equidistant', [0.0, 0, 0, 0], 300.0, 800, 800), 74),
+    'plumb_bob': (make_lens('plumb_bob', [-0.33, 0.11, 0, 0, -0.0167], 400.0, 640, 480), 50),
+    'rational': (make_lens('rational_polynomial', [0.9, 0.05, 0, 0, 0, 1.3, 0.25, 0.01], 250.0, 640, 480), 60),
+}
+"""Cameras, and how many degrees off the axis points are put."""
+
+
+@pytest.mark.parametrize('lens', LENSES)
+def test_the_edge_of_a_wide_lens_is_judged_by_the_same_pixels_as_its_middle(lens):
+    camera, widest = LENSES[lens]
     rng = np.random.default_rng(0)
-    angle, around, depth = rng.uniform(0, 1.3, 800), rng.uniform(0, 2 * np.pi, 800), rng.uniform(2, 8, 800)
+    angle, around = rng.uniform(0, np.radians(widest), 2000), rng.uniform(0, 2 * np.pi, 2000)
     directions = np.stack([np.sin(angle) * np.cos(around), np.sin(angle) * np.sin(around), np.cos(angle)], axis=1)
-    points = directions * depth[:, None]
+    points = directions * rng.uniform(2, 8, (2000, 1))
     moved = points @ cv2.Rodrigues(np.array([0.02, 0.03, -0.02]))[0].T + np.array([0.2, 0.05, 0.1])
-    false = rng.random(800) < 0.2
+    false = rng.random(2000) < 0.2
     moved[false] = rng.permutation(moved[false])
-    before, angle = through_a_fisheye(points, 0.5, rng)
-    now, angle_now = through_a_fisheye(moved, 0.5, rng)
-    inlier = verify(all_matched(800), now, before, MatchSettings(), 300.0, fisheye=True).inlier
-    edge = (np.maximum(angle, angle_now) > 1.0) & (np.maximum(angle, angle_now) < 1.3)
-    assert inlier[~false & edge].mean() > 0.9
-    assert inlier[~false & (angle < 0.5)].mean() > 0.9
+    before, now = (
+        camera.rays(camera.project(place[:, :2] / place[:, 2:]) + rng.normal(0, 0.5, (2000, 2)))
+        for place in (points, moved)
+    )
+    seen = np.isfinite(before + now).all(axis=1)
+    inlier = verify(all_matched(2000), now, before, MatchSettings(), camera).inlier
+    edge = angle > np.radians(0.85 * widest)
+    assert inlier[seen & ~false & edge].mean() > 0.97
+    assert inlier[seen & ~false & ~edge].mean() > 0.97
     assert inlier[false].mean() < 0.15
+
+
+@pytest.mark.parametrize('lens', LENSES)
+def test_too_few_matches_at_the_edge_of_a_lens_are_inliers_if_they_moved_by_less_than_the_threshold(lens):
+    camera, widest = LENSES[lens]
+    tangent = np.tan(np.radians(widest))
+    before = camera.project(tangent * np.array([[0.6, 0.8], [-1, 0], [0, -1], [0.8, -0.6]]))
+    now = before + np.array([[1.3, 0], [0, -1.3], [2.7, 0], [0, 2.7]])
+    rays_before, rays_now = camera.rays(before), camera.rays(now)
+    inlier = verify(all_matched(4), rays_now, rays_before, MatchSettings(), camera).inlier
+    assert inlier.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize('lens', LENSES)
+def test_distances_from_epipolar_curves_are_those_measured_along_the_curve(lens):
+    """A curve drawn point by point: the epipolar line of the plane z = 1, projected."""
+    camera, widest = LENSES[lens]
+    rng = np.random.default_rng(1)
+    angle, around = rng.uniform(0.1, np.radians(widest), 40), rng.uniform(0, 2 * np.pi, 40)
+    before = np.tan(angle)[:, None] * np.stack([np.cos(around), np.sin(around)], axis=1)
+    rotation, shift = cv2.Rodrigues(np.array([0.02, 0.03, -0.02]))[0], np.array([0.3, 0.1, 0.05])
+    essential = np.cross(np.eye(3), shift) @ rotation
+    points = np.column_stack([before, np.ones(40)]) * rng.uniform(2, 8, (40, 1)) @ rotation.T + shift
+    now = camera.rays(camera.project(points[:, :2] / points[:, 2:]) + rng.normal(0, 1, (40, 2)))[:, :2].astype(float)
+    found = epipolar_distances(before, now, essential, camera)
+    for row, distance in enumerate(found):
+        nearest = []
+        for ray, other, matrix in ((now, before, essential), (before, now, essential.T)):
+            normal = matrix @ [*other[row], 1]
+            foot = ray[row] - (normal @ [*ray[row], 1]) / (normal[:2] @ normal[:2]) * normal[:2]
+            along = np.array([-normal[1], normal[0]]) / np.linalg.norm(normal[:2])
+            curve = camera.project(foot + np.linspace(-0.5, 0.5, 20001)[:, None] * along)
+            nearest.append(np.linalg.norm(curve - camera.project(ray[row : row + 1]), axis=1).min())
+        assert distance == pytest.approx(max(nearest), rel=0.1, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def _inliers(
         for frame, _ in (later, earlier)
     )
     found = match(query, train, settings)
-    found = verify(found, later[1], earlier[1], settings, camera.focal, fisheye=camera.is_fisheye)
+    found = verify(found, later[1], earlier[1], settings, camera)
     return np.column_stack([found.train, found.query])[found.inlier].astype(np.uint32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tarfile
 from collections.abc import Callable, Collection, Iterator
@@ -178,5 +179,8 @@ def nanoseconds(seconds: str) -> int:
     """
     whole, _, fraction = seconds.partition('.')
     if not (whole + fraction).isdigit():
-        return round(float(seconds) * 1e9)  # such as 1.3e9 or a negative one
+        value = float(seconds)  # such as 1.3e9 or a negative one
+        if not math.isfinite(value):
+            raise ValueError(f"'{seconds}' is no time")
+        return round(value * 1e9)
     return int(whole or '0') * 1_000_000_000 + int(fraction[:9].ljust(9, '0'))

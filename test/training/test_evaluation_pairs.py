@@ -188,6 +188,7 @@ def test_pairs_of_nothing():
         values = evaluate_pair(*pair, homography, PROTOCOL)
         assert values['matching_score'] == values['coverage'] == values['matches'] == 0
         assert values['corner_error'] == np.inf
+        assert np.isnan(values['nn_map']) if not len(pair[0]) + len(pair[1]) else values['nn_map'] == 0
     away = np.array([[1, 0, 1e4], [0, 1, 0], [0, 0, 1.0]])
     unseen = evaluate_pair(first, second, away, PROTOCOL)
     assert np.isnan(unseen['repeatability'])

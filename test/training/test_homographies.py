@@ -175,6 +175,18 @@ def test_defocus_spreads_a_point_evenly_to_all_sides():
         np.testing.assert_array_equal(spread, turned)
 
 
+@pytest.mark.parametrize('longest', [2, 3, 5, 7])
+def test_motion_blur_leaves_a_point_where_it_is(longest):
+    point = np.zeros((31, 31), np.uint8)
+    point[15, 15] = 255
+    config, widest = PhotometricConfig(**STILL | {'motion_blur': longest}, probability=1.0), 0
+    for seed in range(100):
+        blurred = augment(np.random.default_rng(seed), point, config).astype(int)
+        np.testing.assert_array_equal(blurred, blurred[::-1, ::-1])
+        widest = max(widest, np.count_nonzero(blurred.any(axis=0)))
+    assert widest == longest // 2 * 2 + 1
+
+
 def test_gamma_keeps_black_white_and_the_order_of_grey_levels():
     ramp = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
     levels = np.arange(256) / 255

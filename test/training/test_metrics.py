@@ -46,6 +46,28 @@ def test_perfect_points_repeat_fully(seed):
     assert error == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize('sign', [1, -1])
+def test_what_is_behind_the_other_camera_is_not_visible(sign):
+    """A camera of 110 degrees that turns by 80."""
+    rng = np.random.default_rng(0)
+    focal = 160 / np.tan(np.radians(55))
+    K = np.array([[focal, 0, 159.5], [0, focal, 119.5], [0, 0, 1]])
+    turn = cv2.Rodrigues(np.array([0, np.radians(80), 0]))[0]
+    homography = sign * K @ turn @ np.linalg.inv(K)
+    points = rng.uniform(0, [319, 239], (300, 2))
+    in_front = (np.column_stack([points, np.ones(300)]) @ np.linalg.inv(K).T @ turn.T)[:, 2] > 0
+    visible = metrics.visible_in_other(points, homography, SHAPE)
+    assert visible.any()
+    np.testing.assert_array_equal(visible, in_front & inside(warp_points(points, homography), *SHAPE))
+    share, _ = metrics.repeatability(points, warp_points(points[visible], homography), homography, SHAPE, 300, 3)
+    assert share == 1
+
+
+def test_a_mirrored_picture_is_seen():
+    mirrored = np.array([[-1, 0, 319], [0, 1, 0], [0, 0, 1.0]])
+    assert metrics.visible_in_other(np.array([[5.0, 5], [300, 200]]), mirrored, SHAPE).all()
+
+
 def test_one_outlier_lowers_repeatability_by_its_share():
     first, second, homography = scene(1)
     lonely = np.array([[2.0, 2.0]])

@@ -15,8 +15,21 @@ from superpoint_training.homographies import inside, warp_points
 
 
 def visible_in_other(points: np.ndarray, homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which points the homography maps into the other picture."""
-    return inside(warp_points(points, homography), *shape)
+    """Which points the homography maps into the other picture, and not from behind it.
+
+    Behind is where w has the other sign than the determinant, if the homography's horizon crosses the picture.
+    """
+    height, width = shape
+    corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
+    visible = inside(warp_points(points, homography), *shape)
+    if np.ptp(np.sign(_depths(corners, homography))):
+        visible &= _depths(points, homography) * np.linalg.det(homography) > 0
+    return visible
+
+
+def _depths(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
+    """[N]: w of points mapped by the homography, before it is divided by."""
+    return np.asarray(points @ homography[2, :2] + homography[2, 2])
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -76,9 +89,8 @@ def nearest_matching_score(
         (first[matches[:, 0]], second[matches[:, 1]], np.linalg.inv(homography)),
         (second[reverse[:, 1]], first[reverse[:, 0]], homography),
     ):
-        mapped = warp_points(end, to_start)
-        shown = inside(mapped, *shape)
-        right = np.linalg.norm(mapped - start, axis=1) < epsilon
+        shown = visible_in_other(end, to_start, shape)
+        right = np.linalg.norm(warp_points(end, to_start) - start, axis=1) < epsilon
         scores.append((right & shown).sum() / max(1, shown.sum()))
     return float(np.mean(scores))
 

@@ -19,7 +19,7 @@ class PhotometricConfig:
         noise: largest sigma of additive Gaussian noise, grey levels.
         speckle: largest share of pixels set to black or white.
         shade: smallest and largest strength of soft dark or bright ellipses.
-        motion_blur: longest blur, pixels.
+        motion_blur: longest blur, pixels; kernels have odd sides, an even one being taken for the next.
         probability: of each single change.
         least_variance: share of the picture's variance that a change must leave, or it is not made; GoodPoint's test
             is 0.1, and 0 leaves it out.
@@ -146,4 +146,5 @@ def _motion_kernel(rng: np.random.Generator, longest: int) -> np.ndarray:
     step = np.array([np.cos(angle), np.sin(angle)]) * reach
     start, end = (np.round(reach + sign * step).astype(int) for sign in (-1, 1))
     cv2.line(kernel, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 1.0)
-    return kernel / kernel.sum()
+    kernel = kernel + kernel[::-1, ::-1]  # a drawn line may lie beside the middle, and would move the picture
+    return np.asarray(kernel / kernel.sum())

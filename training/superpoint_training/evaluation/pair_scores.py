@@ -77,7 +77,7 @@ def score_pair(first: Features, second: Features, homography: np.ndarray, protoc
     values |= {
         'matching_score': score,
         'matching_accuracy': metrics.matching_accuracy(right),
-        'nn_map': _nn_map(rankings),
+        'nn_map': _nn_map(rankings) if len(a) + len(b) else float('nan'),
         'coverage': metrics.coverage(start[right], shape, protocol.coverage_radius),
         'corner_error': metrics.homography_error(
             start, end, homography, shape, protocol.ransac_threshold, protocol.ransac_iterations, protocol.seed
@@ -132,9 +132,7 @@ def _ranking(
 
 
 def _nn_map(rankings: list[Ranking]) -> float:
-    """Average precision, both directions averaged; 0 where nothing is findable, NaN where no points are either."""
-    if not any(len(ranking.similarity) for ranking in rankings):
-        return float('nan')
+    """Average precision, both directions averaged; 0 where nothing is findable."""
     return float(np.mean([
         metrics.average_precision(ranking.similarity, ranking.right, ranking.findable) if ranking.findable else 0.0
         for ranking in rankings
