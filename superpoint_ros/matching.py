@@ -248,9 +248,7 @@ def epipolar_distances(before: np.ndarray, now: np.ndarray, essential: np.ndarra
     lines = np.column_stack([before, np.ones(len(before))]) @ essential.T
     lines_before = np.column_stack([now, np.ones(len(now))]) @ essential
     residual = np.abs((now * lines[:, :2]).sum(axis=1) + lines[:, 2])
-    distances = []
-    for rays, (x, y) in ((now, lines[:, :2].T), (before, lines_before[:, :2].T)):
-        (xx, xy), (yx, yy) = camera.pixels_per_ray(rays).transpose(1, 2, 0)
-        growth = np.hypot(yy * x - yx * y, xx * y - xy * x)  # times the determinant
-        distances.append(residual * np.abs(xx * yy - xy * yx) / np.maximum(growth, TINY))
-    return np.maximum(*distances)
+    # Half-way between both, where it is what it is at either, to first order, and is computed once.
+    (xx, xy), (yx, yy) = camera.pixels_per_ray((before + now) / 2).transpose(1, 2, 0)
+    slowest = np.minimum(*(np.hypot(yy * x - yx * y, xx * y - xy * x) for x, y, _ in (lines.T, lines_before.T)))
+    return np.asarray(residual * np.abs(xx * yy - xy * yx) / np.maximum(slowest, TINY))
