@@ -160,6 +160,15 @@ class TestBoth:
         assert all(abs(stamps[LEFT][left] - stamps[RIGHT][right]) <= slop for left, right in desk.pairs)
 
 
+def test_without_stamps_the_latest_images_are_paired_though_one_camera_paused():
+    desk = Desk(StampPairing)
+    desk.put(LEFT, *[0] * 30)
+    for _ in range(5):
+        desk.put(LEFT, 0)
+        desk.put(RIGHT, 0)
+    assert desk.pairs == [(30 + number, number) for number in range(5)]
+
+
 def test_message_filters_is_used_where_it_is(monkeypatch):
     made = make_pairing(0, print, print)
     assert isinstance(made, StampPairing if pairing.message_filters is None else FilterPairing)

@@ -312,10 +312,10 @@ class FrontendNode(LifecycleNode):
         values['detector'] = pipeline.detector.description
         values |= {f'{channel.prefix}calibration': channel.optics.status for channel in self._channels}
         values |= {name: f'{value:.6g}' for name, value in pipeline.figures.items()}
-        state, warning = 'Inactive.', ''
+        problem, warning, state = '', '', 'Inactive.'
         if self._inputs:
-            state, warning = 'Active.', ' '.join(self._warnings())
-        self._diagnostics.publish(hardware, pipeline.problem, warning, state, values)
+            problem, warning, state = pipeline.problem, ' '.join(self._warnings()), 'Active.'
+        self._diagnostics.publish(hardware, problem, warning, state, values)
 
 
 def main(args: list[str] | None = None) -> None:

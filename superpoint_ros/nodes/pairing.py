@@ -48,7 +48,7 @@ def make_pairing(slop_ns: int, on_pair: OnPair, on_unpaired: OnUnpaired) -> Pair
 
 
 class StampPairing:
-    """Pairs each image with the one of the nearest stamp that the other camera has sent.
+    """Pairs each image with the one of the nearest stamp that the other camera has sent, of equally near ones the last.
 
     What waits is given up in the order of arrival, so that stamps that jump back, as in a bag that starts
     again, are paired like any others.
@@ -64,10 +64,12 @@ class StampPairing:
     def put(self, camera: int, message: Any) -> None:
         stamp = stamp_ns(message.header.stamp)
         mine, others = self._queues[camera], self._queues[1 - camera]
-        partner = min(others, key=lambda other: abs(other[0] - stamp), default=None)
-        if partner is not None and abs(partner[0] - stamp) <= self._slop_ns:
-            others.remove(partner)
-            pair = (message, partner[1]) if camera == 0 else (partner[1], message)
+        apart = [abs(other - stamp) for other, _ in others]
+        nearest = min(reversed(range(len(apart))), key=apart.__getitem__, default=None)
+        if nearest is not None and apart[nearest] <= self._slop_ns:
+            _, partner = others[nearest]
+            del others[nearest]
+            pair = (message, partner) if camera == 0 else (partner, message)
             self._on_pair(*pair)
             return
         mine.append((stamp, message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,6 +23,7 @@ NEXT_IMAGE = 'at the next image'
 ON_RELOAD = 'on ~/reload_weights'
 ON_ACTIVATION = 'when the node is activated again'
 ON_CONFIGURATION = 'when the node is configured and activated again'
+ON_START = 'when the process starts'
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Parameter:
     Attributes:
         low, high: range of a number, both included.
         choices: what a string may be; empty allows all.
-        takes_effect: when a change does, for people: one of the four above.
+        form: regular expression of what a string may be, which the description tells people; empty allows all.
+        takes_effect: when a change does, for people: one of the five above. What is for the start can't be changed.
     """
 
     name: str
@@ -40,11 +43,14 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    form: str = ''
     takes_effect: str = ON_CONFIGURATION
 
     def descriptor(self) -> ParameterDescriptor:
         """What `ros2 param describe` shows."""
-        descriptor = ParameterDescriptor(name=self.name, description=self.description)
+        descriptor = ParameterDescriptor(
+            name=self.name, description=self.description, read_only=self.takes_effect == ON_START
+        )
         if self.choices:
             descriptor.additional_constraints = f'One of {", ".join(self.choices)}.'
         if isinstance(self.default, float):
@@ -60,7 +66,7 @@ class Parameter:
         """The value in the parameter's own type.
 
         Raises:
-            ParameterError: it has another type, is out of range, or is none of the choices.
+            ParameterError: it has another type or form, is out of range, or is none of the choices.
         """
         if isinstance(self.default, float) and type(value) is int:
             value = float(value)
@@ -69,6 +75,8 @@ class Parameter:
             raise ParameterError(f'{self.name} must be {kind}, not {value!r}.')
         if self.choices and value not in self.choices:
             raise ParameterError(f'{self.name} must be one of {", ".join(self.choices)}, not {value!r}.')
+        if self.form and not re.fullmatch(self.form, value):
+            raise ParameterError(f'{self.name} must be {self.description.rstrip(".")}, not {value!r}.')
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ParameterError(f'{self.name} must be from {self.low:g} to {self.high:g}, not {value:g}.')
         return value

@@ -48,7 +48,8 @@ def run(
         if rclpy.ok():  # else it is what a signal leads to, whatever it comes upon
             raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the tidying up
+        for each in (signal.SIGINT, signal.SIGTERM):  # a second one must not interrupt the tidying up
+            signal.signal(each, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time_ns
 
@@ -15,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from superpoint_ros.calibrations import CalibrationFileError
 from superpoint_ros.clouds import serialized_stamp_ns, stamp_ns
 from superpoint_ros.nodes.command_line import check_arguments
-from superpoint_ros.nodes.parameters import Parameter, ParameterError, declare
+from superpoint_ros.nodes.parameters import ON_START, Parameter, ParameterError, declare
 from superpoint_ros.nodes.process import run
 from superpoint_ros.nodes.recordings import (
     CutShortError,
@@ -35,7 +36,7 @@ _FURTHEST_BACK = -1.0
 _LAST_MESSAGE_SECONDS = 0.5
 """That the last message has to arrive before this process and its memory go."""
 
-PARAMETERS = (
+_TABLE = (
     Parameter('input', '', 'Bag (rosbag2 folder, .mcap, .db3, ROS 1 .bag), video, or folder of pictures.'),
     Parameter('topic', '', "Image topic in the bag; '' takes the one with the most images that are not depth."),
     Parameter(
@@ -82,6 +83,7 @@ PARAMETERS = (
         high=600.0,
     ),
 )
+PARAMETERS = tuple(replace(each, takes_effect=ON_START) for each in _TABLE)
 
 
 class Replay(Node):

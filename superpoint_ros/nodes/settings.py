@@ -12,7 +12,7 @@ from superpoint_ros.keypoints import MOST_LEVELS, MOST_PER_OCTAVE, KeypointSetti
 from superpoint_ros.matching import MatchSettings
 from superpoint_ros.messages import DESCRIPTOR_TYPES
 from superpoint_ros.nodes.optics import RECTIFICATIONS
-from superpoint_ros.nodes.parameters import NEXT_IMAGE, ON_ACTIVATION, ON_RELOAD, Parameter
+from superpoint_ros.nodes.parameters import NEXT_IMAGE, ON_ACTIVATION, ON_RELOAD, ON_START, Parameter
 from superpoint_ros.openvino_runtime import forget_traces
 from superpoint_ros.stereo import StereoSettings
 from superpoint_ros.tracks import TrackSettings
@@ -20,14 +20,16 @@ from superpoint_ros.tracks import TrackSettings
 _KEYPOINTS, _MATCHING, _TRACKS, _STEREO = KeypointSettings(), MatchSettings(), TrackSettings(), StereoSettings()
 
 PARAMETERS = (
-    Parameter('autostart', False, 'Configure and activate at start, without a lifecycle manager.'),
+    Parameter(
+        'autostart', False, 'Configure and activate at start, without a lifecycle manager.', takes_effect=ON_START
+    ),
     Parameter(
         'weights',
         'superpoint',
         'superpoint, superpoint_small, goodpoint, unsuperpoint, kp2d, or a .safetensors file.',
         takes_effect=ON_RELOAD,
     ),
-    Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.', takes_effect=ON_RELOAD),
+    Parameter('device', 'auto', 'auto, cpu, cuda, or cuda:N.', form=r'auto|cpu|cuda(:\d+)?', takes_effect=ON_RELOAD),
     Parameter(
         'engine',
         'auto',
@@ -190,7 +192,7 @@ PARAMETERS = (
     Parameter(
         'matching.inlier_threshold',
         _MATCHING.inlier_threshold,
-        'Maximum distance of an inlier from its epipolar line, pixels.',
+        'Maximum distance of an inlier from its epipolar line, or curve in a distorted image, pixels.',
         low=0.01,
         high=100.0,
         takes_effect=NEXT_IMAGE,

@@ -159,10 +159,10 @@ class StereoNode(FrontendNode):
         """What is odd about the latest pair, or about there being none."""
         since, stale_after = monotonic() - self._last_pair, self._settings.stale_after
         both_come = all(channel.statistics.silence <= stale_after for channel in self._channels)
-        if self._pairing is None or not both_come or since <= stale_after:
+        if self._pairing is None or since <= stale_after:
             return super()._latest_warning()
         left, right = self._pairing.waiting
-        if not (left and right):
+        if not (both_come and left and right):
             return ''
         apart = min(abs(a - b) for a in left for b in right) * 1e-6
         return (

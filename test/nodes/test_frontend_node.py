@@ -321,6 +321,8 @@ class TestParametersAndServices:
             ({'descriptor_type': 'float64'}, 'float32, int8'),
             ({'matching__max_ratio': 0.0}, 'max_ratio'),
             ({'engine': 'steam'}, 'engine'),
+            ({'device': 'gpu'}, "device must be auto, cpu, cuda, or cuda:N, not 'gpu'."),
+            ({'autostart': True}, 'read-only'),
             ({'nms_radius': 2.5}, 'INTEGER'),
         ],
     )
@@ -522,7 +524,13 @@ class TestLifecycle:
 
     def test_deactivate_stops_and_cleanup_frees(self, camera, active):
         send_scene(camera)
+        bad = image_message(scene(), 'mono8', camera.header())
+        bad.encoding = 'unheard of'
+        camera.images.publish(bad)
+        reports = camera.heard['/diagnostics']
+        camera.spin_until(lambda: any('unheard of' in report.status[0].message for report in reports), 'an error')
         assert camera.change_state('deactivate')
+        assert camera.diagnostics()[:2] == (OK, 'Inactive.')
         heard = len(camera.heard['features'])
         camera.images.publish(image_message(scene(), 'mono8', camera.header()))
         camera.spin_for(0.5)

@@ -10,8 +10,10 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy and Fast DDS')
 
 import rclpy
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from ros_processes import NodeProcess, scene
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -45,6 +47,15 @@ class Listener(Node):
         self.images.append(image)
         if self._answers:
             self._answers.publish(PointCloud2(header=image.header))
+
+    def set(self, node: str, name: str, **value) -> str:
+        """Why a parameter of another node was not set; '' if it was."""
+        client = self.create_client(SetParameters, f'{node}/set_parameters')
+        assert client.wait_for_service(PATIENCE)
+        change = Parameter(name, **value).to_parameter_msg()
+        future = client.call_async(SetParameters.Request(parameters=[change]))
+        self._spinner.spin_until_future_complete(future, PATIENCE)
+        return future.result().results[0].reason
 
     def close(self) -> None:
         self.destroy_node()
@@ -158,6 +169,7 @@ def test_a_clock_that_was_set_while_recording_is_not_waited_for_and_the_rest_kee
 def test_looping_stamps_go_on_rising(replay, listen, tmp_path):
     process, listener = replay(input=write_bag(tmp_path / 'bag', 'ros1'), rate=4.0, loop='true'), listen()
     listener.listen_to(process, images=2 * COUNT + 3)
+    assert 'read-only' in listener.set('/replay', 'loop', value=False)
     assert process.interrupt() == 0
     assert 'Traceback' not in process.log
     steps = np.diff(stamps(listener))

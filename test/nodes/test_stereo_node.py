@@ -251,7 +251,8 @@ class TestBadInput:
 
     def test_a_camera_that_stops_is_named_and_comes_back(self, rig, active):
         left, right = stereo_scene()
-        rig.send(left, right)
+        rig.send(right, left)
+        assert 'swapped' in rig.diagnostics()[1]
         before = count(rig.diagnostics()[2], 'unpaired')
         assert rig.set(stale_after=1.0) == ''
         warning = rig.warning_while(lambda: rig.publish(left, None), '/right/image')
@@ -259,6 +260,7 @@ class TestBadInput:
         assert 'No image on /right/image for ' in warning
         assert '(publishers: 1).' in warning
         assert warning.count('No image') == 1
+        assert 'swapped' not in warning
         rig.spin_until(
             lambda: rig.publish(left, None) and count(rig.latest_values(), 'unpaired')['left'] > before['left'],
             'images that found no partner to be counted',
