@@ -46,8 +46,8 @@ RATIOS = {'sift': 0.8, 'orb': 0.9}
 """Of Lowe's test: without it the peers' matches are no good. Ours needs none."""
 FOCAL_DOUBT = 0.03
 """Of the kitchen's focal length, which its file calls no calibration."""
-LINES = {'odometry': '-', 'odometry, focal length as given': '--', 'COLMAP': ':', 'live': '-.'}
-"""How what each consumer makes is drawn."""
+LINES = {'odometry': '-', 'live': '-.'}
+"""How what a consumer makes is drawn; of others the figures say enough."""
 SEGMENTS = (10, 20, 30, 40, 50)
 """Metres along the path over which relative errors are averaged, as KITTI does over 100 to 800 m."""
 
@@ -283,6 +283,8 @@ def draw(sequences: dict[str, Sequence], made: dict[str, dict[str, Trajectory]],
         top.plot(*sequence.poses[:, [0, 2], 3].T, 'k', linewidth=5, alpha=0.25, label='truth')
         for label, trajectory in made[key].items():
             detector, consumer = label.split(', ', 1)
+            if consumer not in LINES:
+                continue
             line = {'color': colours[detector], 'linestyle': LINES[consumer], 'linewidth': 1.2}
             fit = key == KITCHEN
             truth, found = trajectory.pair(sequence, align=fit, scale=fit)
