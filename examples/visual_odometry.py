@@ -38,6 +38,7 @@ WINDOW = 10  # keyframes
 FEWEST = 20  # landmarks that locate an image
 PATH = 1000  # poses
 NEW_KEYFRAME = 12.0  # pixels that the median track moved since the last keyframe
+STILL_SEEN = 0.4  # of an image's tracks are in the last keyframe, or it becomes one: what stays longest is far away
 FIRST_PARALLAX = np.radians(2.0)  # of the median track, without rotation, between the first two of one camera
 WIDE_ENOUGH = np.radians(1.0)  # between two rays that make a landmark
 FARTHEST = 60.0  # baselines; beyond, stereo depth says little, and motion has to triangulate
@@ -153,7 +154,8 @@ class VisualOdometry:
         """Whether the view changed enough since the last keyframe for this one to tell something new."""
         a, b = shared(self._window[-1], frame)
         moved = np.linalg.norm(self._window[-1].seen[a, :2] - frame.seen[b, :2], axis=1)
-        return len(a) < 2 * FEWEST or bool(np.median(moved) * focal > NEW_KEYFRAME)
+        is_left = len(a) < max(2 * FEWEST, STILL_SEEN * len(frame.ids))
+        return is_left or bool(np.median(moved) * focal > NEW_KEYFRAME)
 
     def _add_points(self, frame: Keyframe, baseline: float, threshold: float) -> None:
         """Landmarks of tracks that have none yet: from stereo depth, or from two keyframes."""

@@ -186,6 +186,19 @@ class TestGeometry:
             paths.append(found[:3, 3])
         np.testing.assert_allclose(paths[0], paths[1], atol=1e-6)
 
+    def test_new_tracks_are_known_before_those_that_stay_longest_are_gone(self):
+        """What is far hardly moves; near things get new tracks, and the far ones go when the camera moves otherwise."""
+        world, odometry = World(0.2), VisualOdometry()
+        for step, along in enumerate((0.0, 0.02, 0.04, 0.06, 0.2)):
+            pose = np.eye(4)
+            pose[0, 3] = along
+            ids, seen = world.look(pose, stereo=True)
+            is_near = world.points[ids - 7, 2] < 11.5
+            kept = is_near if step == 4 else np.ones(len(ids), bool)
+            ids = np.where(is_near & (step >= 2), ids + 1000, ids)
+            found = odometry.update(ids[kept], seen[kept], FOCAL, BASELINE)
+        assert found[0, 3] == pytest.approx(0.2, abs=0.01)
+
     def test_nothing_seen_is_no_pose(self):
         odometry = VisualOdometry()
         for _ in range(3):
