@@ -1,6 +1,8 @@
 """Parts of a retraining: what is trained on and what judges, how far to step back, how many steps there is time for."""
 
+import multiprocessing
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.utils.data import Dataset
 
 from superpoint_ros.photographs import FOLDER
 from superpoint_training.distributed import World
+from superpoint_training.failures import TrainingError
 from superpoint_training.loop import LoopConfig
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import Recipe
@@ -18,6 +21,7 @@ from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.proof import Verdict
 from superpoint_training.retraining.run import split_held_out
 from superpoint_training.retraining.schedule import FEWEST_STEPS, fit_steps, seconds_a_step
+from superpoint_training.retraining.workspace import Workspace
 
 PROTOCOL = PROTOCOLS['superpoint-240']
 
@@ -87,3 +91,39 @@ def test_a_step_takes_as_long_as_one_process_takes_for_its_part():
     config = SimpleNamespace(loop=LoopConfig(batch_size=8, micro_batch=8))
     assert seconds_a_step(recipe, nn.Linear(1, 1), {}, config, World(0, 4)) > 0
     assert set(sizes) == {2}
+
+
+def is_refused(folder):
+    try:
+        with Workspace(folder).locked():
+            return False
+    except TrainingError as error:
+        return f"another process works in '{folder}'" in str(error)
+
+
+def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path):
+    """Processes forked off it, which may outlive it by seconds, do not keep others out."""
+    folder = tmp_path / 'mine.run'
+    with Workspace(folder).locked():
+        forked = multiprocessing.get_context('fork').Pool(1)
+        assert forked.apply(is_refused, [folder])
+    with forked:
+        assert not forked.apply(is_refused, [folder])
+
+
+def test_a_run_keeps_others_out_before_it_has_made_anything(tmp_path, monkeypatch):
+    """While it harvests, which may take hours."""
+    folder = tmp_path / 'mine.run'
+
+    def harvest_for_hours(*_):
+        with multiprocessing.get_context('fork').Pool(1) as forked:
+            assert forked.apply(is_refused, [folder])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, '_harvest', harvest_for_hours)
+    for name in ('open_feeds', 'start_network', 'load_network', 'general_frames', 'general_pairs'):
+        monkeypatch.setattr(run, name, lambda *_: None)
+    request = MagicMock(protocol='superpoint-240', settings=dict)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run.retrain(request, Workspace(folder), World(), [], resume)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import sys
 from pathlib import Path
+from typing import IO
 
 from superpoint_ros import files
 from superpoint_training.failures import TrainingError
@@ -31,6 +33,21 @@ def write_text(path: Path, text: str) -> None:
         TrainingError: see `write_whole`.
     """
     write_whole(path, text.encode(errors='backslashreplace'))
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock a file, opened for writing, until it is closed or the process ends, in whatever way.
+
+    Processes that are forked off this one, which may outlive it by seconds, do not hold the lock.
+
+    Returns:
+        Whether it is locked; not if another process has done so.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def print_any_name() -> None:

@@ -11,7 +11,6 @@ after it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from superpoint_training.files import try_lock
 from superpoint_training.harvest.settings import HarvestError
 
 SHARD_FRAMES = 64
@@ -130,13 +130,9 @@ def alone(lock: Path) -> Iterator[None]:
         file = lock.open('w')
     with file:
         said = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not said:
-                    print(f'Waiting for another process that fills {lock.parent}.', flush=True)
-                    said = True
-                time.sleep(0.2)
+        while not try_lock(file):
+            if not said:
+                print(f'Waiting for another process that fills {lock.parent}.', flush=True)
+                said = True
+            time.sleep(0.2)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,8 @@ def retrain(
         resume: go on with the run in `work`, which must be of the same request.
 
     Raises:
-        TrainingError: a stage can't be done; what the stages before it made is kept.
+        TrainingError: another process works in `work`, or a stage can't be done; what the stages before it made is
+            kept.
         ValueError: recordings, general pictures or pairs can't be read.
         WeightsError: the weights to begin with, or the labeller's, can't be read.
     """
@@ -80,29 +82,32 @@ def retrain(
     general = general_frames(request.general, request.general_pairs, request.general_limit)
     protocol = PROTOCOLS[request.protocol]
     pairs = general_pairs(request.general, request.general_pairs, protocol, request.jobs) if world.first else []
-    if world.first:
-        work.begin(request.settings(), resume)
-    world.wait()
-    frames = _harvest(request, work, world)
-    if world.first:
-        work.keep_to_frames(frames.folder.name)
-    if frames.held_out is None:
-        raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
-    watching, judging = split_held_out(frames.held_out_blocks())
-    watched = [frames.held_out[index] for index in evenly(watching, VALIDATION_FRAMES)]
-    rounds: list[dict[str, Any]] = []
-    for number in range(1, request.rounds + 1):
-        outcome, about = train_round(request, work, world, number, network, labeller, frames.train, watched, general)
-        if outcome is None or not outcome.finished:
-            return Interrupted(f'round {number} of {request.rounds}')
-        rounds.append(about)
-        labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
-    if not world.first:
-        return world.from_first(None)  # type: ignore[return-value]
-    material = _material(request, frames, frames.held_out, judging, pairs)
-    tried = _try_blends(request, work, network, material, frames, rounds, world)
-    counts = {'watching': len(watched), 'judging': len(judging), 'general_frames': len(general)}
-    return world.from_first(_conclude(request, work, frames, rounds, tried, header(command, []) | counts))
+    with work.locked() if world.first else nullcontext():
+        if world.first:
+            work.begin(request.settings(), resume)
+        world.wait()
+        frames = _harvest(request, work, world)
+        if world.first:
+            work.keep_to_frames(frames.folder.name)
+        if frames.held_out is None:
+            raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
+        watching, judging = split_held_out(frames.held_out_blocks())
+        watched = [frames.held_out[index] for index in evenly(watching, VALIDATION_FRAMES)]
+        rounds: list[dict[str, Any]] = []
+        for number in range(1, request.rounds + 1):
+            outcome, about = train_round(
+                request, work, world, number, network, labeller, frames.train, watched, general
+            )
+            if outcome is None or not outcome.finished:
+                return Interrupted(f'round {number} of {request.rounds}')
+            rounds.append(about)
+            labeller, network = outcome.network, copy.deepcopy(outcome.network).requires_grad_(True)
+        if not world.first:
+            return world.from_first(None)  # type: ignore[return-value]
+        material = _material(request, frames, frames.held_out, judging, pairs)
+        tried = _try_blends(request, work, network, material, frames, rounds, world)
+        counts = {'watching': len(watched), 'judging': len(judging), 'general_frames': len(general)}
+        return world.from_first(_conclude(request, work, frames, rounds, tried, header(command, []) | counts))
 
 
 def _try_blends(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from superpoint_training.failures import TrainingError
-from superpoint_training.files import write_whole
+from superpoint_training.files import try_lock, write_whole
 
 BEGIN_ANEW = (
     'To begin anew, remove run.json, *.checkpoint and labels_*.npz there; frames/ may stay, and saves harvesting again.'
@@ -19,7 +20,7 @@ class Workspace:
     """Paths below one folder, and the settings of the run that the folder belongs to.
 
     Attributes:
-        folder: made by `begin`.
+        folder: made by `locked` or `begin`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,6 +63,26 @@ class Workspace:
     def logs(self, round_number: int) -> Path:
         """TensorBoard's files."""
         return self.folder / 'logs' / f'round_{round_number}'
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder; the lock of a process that dies is free.
+
+        Raises:
+            TrainingError: another process works in the folder, or it can't be made.
+        """
+        lock = self.folder / '.lock'
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = lock.open('w')
+        except OSError as error:
+            raise TrainingError(f"cannot write '{lock}': {error.strerror}") from error
+        with file:
+            if not try_lock(file):
+                raise TrainingError(
+                    f"another process works in '{self.folder}': wait until it has ended, or take another --work"
+                )
+            yield
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
         """Make the folder, or go on in it; where nothing but frames was made yet, with other settings, too.
