@@ -134,6 +134,16 @@ def test_a_folder_of_labels_that_can_not_be_made_is_said_before_any_work(tmp_pat
     assert '/4' not in said  # the progress
 
 
+def test_weights_that_could_not_be_written_are_missed_before_any_work(tmp_path, capsys):
+    (tmp_path / 'w.safetensors').mkdir()
+    loop = {'steps': 1, 'batch_size': 2, 'workers': 0}
+    config = write_config(tmp_path / 'c.yaml', loop=loop, shapes={'height': 64, 'width': 64})
+    words = ['magicpoint', '--config', config, '--device', 'cpu', '--out', str(tmp_path / 'w.safetensors')]
+    assert train.main(words) == 1
+    assert f"cannot write '{tmp_path / 'w.safetensors'}': Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / 'w.checkpoint').exists()
+
+
 def test_nothing_but_weights_and_labels_is_written_over(tmp_path, capsys):
     words = ['--config', 'c.yaml', '--out', str(tmp_path / 'README.md'), '--frames', 'x']
     for command, suffix in ((train.main, '.safetensors'), (label.main, '.npz')):

@@ -31,6 +31,7 @@ from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof, rounds
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
+from superpoint_training.retraining.run import _publish
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.train_from_bag import DONE, ERROR, INTERRUPTED, NOT_BETTER, main
 
@@ -206,6 +207,42 @@ def test_a_plan_of_several_processes_is_printed_by_one(tmp_path, rank, monkeypat
     monkeypatch.setattr(train_from_bag, 'plan', lambda *_: [('rounds', '1')])
     assert main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors'), '--plan']) == DONE
     assert capsys.readouterr().out == ('rounds    1\n' if rank == 0 else '')
+
+
+@pytest.mark.parametrize('plan', [[], ['--plan']])
+def test_processes_that_the_batch_can_not_be_dealt_out_to_are_refused_at_once(bag, tmp_path, plan, monkeypatch, capsys):
+    monkeypatch.setattr(train_from_bag, 'join_world', lambda _: nullcontext(World(0, 3)))
+    out = tmp_path / 'w.safetensors'
+    assert main(['--bag', str(bag), '--out', str(out), *TINY, *plan]) == ERROR
+    assert 'batch_size 4 is not a multiple of the 3 processes' in capsys.readouterr().err.splitlines()[-1]
+    assert not out.with_suffix('.run').exists()
+
+
+@pytest.mark.parametrize('in_the_way', ['w.safetensors/', 'w.md/', '.'])
+def test_weights_that_could_not_be_written_are_missed_before_any_work(bag, tmp_path, in_the_way, capsys):
+    """There is a folder of the name, or a file instead of the folder that it would be in."""
+    folder = tmp_path / 'out'
+    if in_the_way == '.':
+        folder.touch()
+    else:
+        (folder / in_the_way).mkdir(parents=True)
+    out = folder / 'w.safetensors'
+    assert main(['--bag', str(bag), '--out', str(out), '--work', str(tmp_path / 'work'), *TINY]) == ERROR
+    assert f"cannot write '{folder}" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'work').exists()
+
+
+def test_weights_that_can_not_be_put_in_place_in_the_end_are_told_where_they_are(tmp_path):
+    work, out = Workspace(tmp_path), tmp_path / 'mine.safetensors'
+    for suffix in ('.safetensors', '.md'):
+        work.rejected.with_suffix(suffix).write_text(suffix)
+    out.with_suffix('.md').mkdir()
+    with pytest.raises(TrainingError, match=rf"cannot write '.*mine\.md'.* The new weights are '{work.rejected}'"):
+        _publish(work, out)
+    assert work.rejected.read_text() == '.safetensors'
+    out.with_suffix('.md').rmdir()
+    _publish(work, out)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ['mine.md', 'mine.safetensors']
 
 
 def test_a_running_front_end_takes_the_new_weights_without_losing_an_image(retrained, tmp_path):

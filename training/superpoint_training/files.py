@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +36,22 @@ def write_text(path: Path, text: str) -> None:
         TrainingError: see `write_whole`.
     """
     write_whole(path, text.encode(errors='backslashreplace'))
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that is to end in it. Its folder is made.
+
+    Raises:
+        TrainingError: it is a folder, or nothing can be written beside it.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
+            pass
+    except OSError as error:
+        raise TrainingError(f"cannot write '{path}': {error.strerror}") from error
 
 
 def try_lock(file: IO[str]) -> bool:

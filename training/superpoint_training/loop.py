@@ -81,6 +81,18 @@ class LoopConfig:
         if self.patience and not (self.watch and self.validate_every):
             raise ValueError('patience needs watch, the figure to wait for, and validate_every')
 
+    def check_processes(self, count: int) -> None:
+        """Refuse a number of processes over which the batch cannot be dealt out evenly.
+
+        Raises:
+            ValueError: it does not divide the batch.
+        """
+        if self.batch_size % count:
+            raise ValueError(
+                f'batch_size {self.batch_size} is not a multiple of the {count} processes: take another number of '
+                'them, or another loop.batch_size'
+            )
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -257,8 +269,7 @@ def train(
         TrainingError: memory, disk, GPU, a picture or another process failed; the last checkpoint is intact.
         ValueError: the checkpoint is from a run with other settings, or the batch cannot be dealt out evenly.
     """
-    if config.batch_size % world.size:
-        raise ValueError(f'batch_size {config.batch_size} is not a multiple of the {world.size} processes')
+    config.check_processes(world.size)
     run = _Run(network, config, world, settings)
     file = CheckpointFile(checkpoint, config.checkpoint_seconds, run.state, world)
     run.restore(file.open(settings))

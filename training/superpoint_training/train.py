@@ -21,7 +21,7 @@ from superpoint_training.allocator import keep_freed_memory
 from superpoint_training.config import load_config
 from superpoint_training.distributed import World, join_world
 from superpoint_training.failures import TrainingError
-from superpoint_training.files import print_any_name
+from superpoint_training.files import print_any_name, require_writable
 from superpoint_training.frames import Frames
 from superpoint_training.labels import Labels, NamedFrames
 from superpoint_training.narrowing import narrow
@@ -100,6 +100,8 @@ def run(options: argparse.Namespace, world: World) -> bool:
     """Train for as long as asked; true when the schedule is over, and the weights are written."""
     recipe = RECIPES.get(options.recipe, MAGICPOINT)
     config: Any = load_config(recipe.config, options.config, options.set)
+    if world.first:
+        require_writable(options.out)
     frames = Frames(options.frames) if options.recipe in RECIPES else None
     sources = _sources(options, recipe, config, frames, world)
     data = repr(sources['frames']) if sources else 'Synthetic Shapes'

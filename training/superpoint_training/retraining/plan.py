@@ -30,6 +30,7 @@ def plan(request: Request, work: Workspace, world: World) -> list[tuple[str, str
     Raises:
         TrainingError, ValueError: as `retrain`, as far as can be told.
     """
+    request.training.loop.check_processes(world.size)
     if request.general_pairs is not None:
         find_pairs(request.general_pairs)
     found = plan_harvest(request.recordings, request.topics, request.harvest, work.frames)

@@ -21,7 +21,7 @@ from superpoint_training.evaluation.recording_run import warped_pairs
 from superpoint_training.evaluation.results import finite, header
 from superpoint_training.evaluation.results import write as write_results
 from superpoint_training.failures import TrainingError
-from superpoint_training.files import write_whole
+from superpoint_training.files import require_writable, write_whole
 from superpoint_training.frames import Frames, evenly
 from superpoint_training.harvest import Harvest, harvest, open_feeds, survey_share
 from superpoint_training.protocols import PROTOCOLS
@@ -32,6 +32,9 @@ from superpoint_training.retraining.report import write_report
 from superpoint_training.retraining.request import Request
 from superpoint_training.retraining.rounds import VALIDATION_FRAMES, start_network, train_round
 from superpoint_training.retraining.workspace import Workspace
+
+PUBLISHED = '.safetensors', '.md'
+"""Weights and their card, by the ends of their names."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,20 @@ def retrain(
         resume: go on with the run in `work`, which must be of the same request.
 
     Raises:
-        TrainingError: another process works in `work`, or a stage can't be done; what the stages before it made is
-            kept.
-        ValueError: recordings, general pictures or pairs can't be read.
+        TrainingError: another process works in `work`, the weights could not be written, or a stage can't be done;
+            what the stages before it made is kept.
+        ValueError: recordings, general pictures or pairs can't be read, or the batch can't be dealt out evenly.
         WeightsError: the weights to begin with, or the labeller's, can't be read.
     """
+    request.training.loop.check_processes(world.size)
     open_feeds(request.recordings, request.topics)
     network = start_network(request)
     labeller: nn.Module = load_network(request.labeller)
     general = general_frames(request.general, request.general_pairs, request.general_limit)
     protocol = PROTOCOLS[request.protocol]
     pairs = general_pairs(request.general, request.general_pairs, protocol, request.jobs) if world.first else []
+    for suffix in PUBLISHED if world.first else ():
+        require_writable(request.out.with_suffix(suffix))
     with work.locked() if world.first else nullcontext():
         if world.first:
             work.begin(request.settings(), resume)
@@ -214,8 +220,15 @@ def _save(request: Request, work: Workspace, network: nn.Module, frames: Harvest
 
 
 def _publish(work: Workspace, out: Path) -> None:
-    """Put weights and card in their place, each whole or not at all."""
-    for suffix in ('.safetensors', '.md'):
-        source = work.rejected.with_suffix(suffix)
-        write_whole(out.with_suffix(suffix), source.read_bytes())
-        source.unlink()
+    """Put weights and card in their place, each whole or not at all.
+
+    Raises:
+        TrainingError: one can't be written; both stay where they were, too.
+    """
+    try:
+        for suffix in PUBLISHED:
+            write_whole(out.with_suffix(suffix), work.rejected.with_suffix(suffix).read_bytes())
+    except TrainingError as error:
+        raise TrainingError(f"{error}. The new weights are '{work.rejected}'") from error
+    for suffix in PUBLISHED:
+        work.rejected.with_suffix(suffix).unlink()
