@@ -295,6 +295,13 @@ def test_too_few_frames_are_refused_with_the_reasons_and_remedies(tmp_path):
     assert gather([path], tmp_path / 'cache', min_change=0.0, held_out_share=0.0).held_out is None
 
 
+def test_images_of_one_and_the_same_time_are_refused_as_such(tmp_path):
+    """As of a simulation whose clock was not recorded."""
+    path = write_bag(tmp_path / 'stopped', {TOPIC: PICTURES[:40]}, period_ns=0)
+    with pytest.raises(HarvestError, match=r'All 40 recorded images have the same time, 2023-11-14 22:13:20 UTC'):
+        gather([path], tmp_path / 'cache')
+
+
 def test_images_that_can_not_be_decoded_are_no_reason_to_record_more(tmp_path):
     for index in range(40):
         (tmp_path / f'{index}.png').write_bytes(b'no picture')

@@ -204,9 +204,25 @@ def test_a_survey_that_was_spoilt_is_made_anew(bag, tmp_path):
     assert contents(gather(bag, tmp_path / 'cache').folder) == contents(whole.folder)
 
 
-@pytest.mark.parametrize('spoil', [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:30_000])])
-def test_a_cache_that_was_spoilt_is_told(bag, tmp_path, spoil):
-    for file in (gather(bag, tmp_path).folder / 'held_out').iterdir():
-        spoil(file)
+def cut_at_a_frame(shard: Path) -> None:
+    """As a disk does whose last blocks were never written: what is left is a tar."""
+    content = shard.read_bytes()
+    place = content.rindex(b'00-')
+    shard.write_bytes(content[:place] + bytes(len(content) - place))
+
+
+@pytest.mark.parametrize(
+    'spoil', [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:30_000]), cut_at_a_frame]
+)
+@pytest.mark.parametrize('split', ['train', 'held_out'])
+def test_a_cache_that_was_spoilt_is_told(bag, tmp_path, split, spoil):
+    spoil(max((gather(bag, tmp_path).folder / split).iterdir()))
+    with pytest.raises(HarvestError, match=r'damaged .* remove it'):
+        gather(bag, tmp_path)
+
+
+@pytest.mark.parametrize('report', ['{}', '[1]', '{"total": {"train": 3'])
+def test_a_report_that_was_spoilt_is_told(bag, tmp_path, report):
+    (gather(bag, tmp_path).folder / 'report.json').write_text(report)
     with pytest.raises(HarvestError, match=r'damaged .* remove it'):
         gather(bag, tmp_path)

@@ -126,6 +126,18 @@ def explain_too_few(report: dict[str, Any], wanted: int, kept: int, what: str, u
     )
 
 
+def explain_one_time(report: dict[str, Any]) -> str:
+    """Why nothing is held out of images that all have the same time, and what to do; '' where they have not."""
+    topics = [topic for recording in report['recordings'] for topic in recording['topics'].values() if topic['seen']]
+    times = {topic[end] for topic in topics for end in ('first_ns', 'last_ns')}
+    if len(times) != 1 or report['total']['seen'] < 2:
+        return ''
+    return (
+        f'All {report["total"]["seen"]} recorded images have the same time, {_moment(times.pop())}, and held out is '
+        'a stretch of time: record with a clock that runs, or give the images as a video or a folder of pictures.'
+    )
+
+
 def to_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     total = report['total']

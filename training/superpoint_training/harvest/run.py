@@ -22,7 +22,7 @@ from superpoint_training.frames import Frames, fit
 from superpoint_training.harvest.frame_cache import ShardWriter, alone, explained, publish, require_space
 from superpoint_training.harvest.hashing import Hashes
 from superpoint_training.harvest.measuring import MEASUREMENT, measure
-from superpoint_training.harvest.report import explain_too_few, make_report, to_markdown
+from superpoint_training.harvest.report import explain_one_time, explain_too_few, make_report, to_markdown
 from superpoint_training.harvest.selection import Fate, Selection, select
 from superpoint_training.harvest.settings import HarvestConfig, HarvestError
 from superpoint_training.harvest.survey import Survey, records_of, survey, why_unreadable
@@ -41,13 +41,23 @@ class Harvest:
         train: to train on.
         held_out: to judge by, from other stretches of time; None where none were held out.
         report: what was kept and why, as JSON holds it.
+
+    Raises:
+        HarvestError: the cache is damaged: something can't be read, or frames are missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.report: dict[str, Any] = json.loads((folder / 'report.json').read_text())
-        self.train = Frames(folder / 'train')
-        self.held_out = Frames(folder / 'held_out') if (folder / 'held_out').exists() else None
+        try:
+            self.report: dict[str, Any] = json.loads((folder / 'report.json').read_text())
+            self.train = Frames(folder / 'train')
+            self.held_out = Frames(folder / 'held_out') if (folder / 'held_out').exists() else None
+            for split, frames in (('train', self.train), ('held_out', self.held_out or ())):
+                if len(frames) != self.report['total'][split]:
+                    raise ValueError(f'{len(frames)} of {self.report["total"][split]} frames are in {split}')
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            why = f'report.json has no {error}' if isinstance(error, KeyError) else error
+            raise HarvestError(f"The cache '{folder}' is damaged ({why}): remove it and call again.") from error
 
     def held_out_pairs(self, gap: int) -> list[tuple[int, int]]:
         """Indices into `held_out` of real frames of one camera exactly `gap` recorded images apart, in time order."""
@@ -121,7 +131,7 @@ def harvest(
     with alone(cache / '.lock'):
         final = cache / _key(feeds, hashes, config)
         if final.exists():
-            return _open_cached(final)
+            return Harvest(final)
         surveys = [
             survey(feed, content, config, cache / 'surveys', show_progress)
             for feed, content in zip(feeds, hashes, strict=True)
@@ -212,13 +222,6 @@ def _prepare(
     return list(by_hash.values()), [content for content, _ in by_hash], cache
 
 
-def _open_cached(folder: Path) -> Harvest:
-    try:
-        return Harvest(folder)
-    except (OSError, ValueError) as error:
-        raise HarvestError(f"The cache '{folder}' is damaged ({error}): remove it and call again.") from error
-
-
 def _key(feeds: list[Feed], hashes: list[str], config: HarvestConfig) -> str:
     """Name of the cache of these frames: the same recordings, topics and settings give the same."""
     what = [[content, feed.topics] for feed, content in zip(feeds, hashes, strict=True)]
@@ -230,6 +233,8 @@ def _require_frames(report: dict[str, Any], feeds: list[Feed], config: HarvestCo
     if total['train'] < config.min_train_frames:
         few = config.min_train_frames, total['train'], 'to train on'
     elif config.held_out_frames and config.held_out_share and not total['held_out']:
+        if one_time := explain_one_time(report):
+            raise HarvestError(one_time)
         few = 1, 0, 'to hold out'
     else:
         return
