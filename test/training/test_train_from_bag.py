@@ -29,9 +29,9 @@ from superpoint_training.labels import Labels
 from superpoint_training.peers import make_detector
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.retraining import proof, rounds
+from superpoint_training.retraining import run as run_module
 from superpoint_training.retraining.general import general_pairs
 from superpoint_training.retraining.proof import AFTER, BEFORE, ProofConfig, Verdict, judge, predictions
-from superpoint_training.retraining.run import _publish
 from superpoint_training.retraining.workspace import Workspace
 from superpoint_training.train_from_bag import DONE, ERROR, INTERRUPTED, NOT_BETTER, main
 
@@ -238,10 +238,10 @@ def test_weights_that_can_not_be_put_in_place_in_the_end_are_told_where_they_are
         work.rejected.with_suffix(suffix).write_text(suffix)
     out.with_suffix('.md').mkdir()
     with pytest.raises(TrainingError, match=rf"cannot write '.*mine\.md'.* The new weights are '{work.rejected}'"):
-        _publish(work, out)
+        run_module._publish(work, out)
     assert work.rejected.read_text() == '.safetensors'
     out.with_suffix('.md').rmdir()
-    _publish(work, out)
+    run_module._publish(work, out)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ['mine.md', 'mine.safetensors']
 
 
@@ -492,6 +492,22 @@ def test_new_weights_must_gain_and_may_not_lose(held_out, inliers, general, is_b
     verdict = judge(figures(held_out, inliers, general), ProofConfig())
     assert verdict.is_better == is_better
     assert sum('wanted' in reason for reason in verdict.reasons) == (not is_better)
+
+
+def test_what_could_not_be_judged_is_said():
+    reasons = judge(figures((0.4, 0.5), (100, 100), (0.5, 0.5)), ProofConfig(gaps=(10, 100))).reasons
+    assert [reason for reason in reasons if 'real frames' in reason] == [
+        'inliers between real frames 10 apart: 100.0 to 100.0 (+0.0%)',
+        'inliers between real frames 100 apart: there are no such pairs, not judged',
+    ]
+
+
+@pytest.mark.parametrize(('setting', 'there'), [('held_out_frames=1', 1), ('held_out_share=0', 0)])
+def test_no_frame_both_watches_the_training_and_judges_it(bag, tmp_path, setting, there, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, 'train_round', lambda *_: pytest.fail('trained'))
+    out = tmp_path / 'w.safetensors'
+    assert main(['--bag', str(bag), '--out', str(out), *TINY, '--harvest', setting]) == ERROR
+    assert f'{there} frames are held out, and 2 are needed' in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_processes_give_the_weights_of_one(retrained, bag, tmp_path):

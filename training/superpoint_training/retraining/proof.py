@@ -44,7 +44,7 @@ class ProofConfig:
         most_inlier_loss: of the inliers between real held-out frames, for every gap.
         most_general_loss: of the matching score on general pairs.
         gaps: recorded frames between the two of a real pair; those that the held-out blocks are too short for are
-            left out.
+            not judged, which the verdict says.
     """
 
     least_gain: float = 0.0
@@ -200,6 +200,9 @@ def judge(figures: Mapping[str, Any], config: ProofConfig) -> Verdict:
         verdicts.append(enough)
         wanted = '' if enough else f', wanted {"more than " if least >= 0 else ""}{least:+.1%}'
         reasons.append(f'{what}: {old:.{digits}f} to {new:.{digits}f} ({change:+.1%}{wanted})')
+    for gap in config.gaps:
+        if str(gap) not in figures['real']:
+            reasons.append(f'inliers between real frames {gap} apart: there are no such pairs, not judged')
     return Verdict(all(verdicts), reasons)
 
 

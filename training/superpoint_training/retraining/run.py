@@ -95,8 +95,11 @@ def retrain(
         frames = _harvest(request, work, world)
         if world.first:
             work.keep_to_frames(frames.folder.name)
-        if frames.held_out is None:
-            raise TrainingError('no frames are held out, so nothing can be proved: raise held_out_share')
+        if frames.held_out is None or len(frames.held_out) < 2:
+            raise TrainingError(
+                f'{len(frames.held_out or ())} frames are held out, and 2 are needed, one to watch the training and '
+                'another to judge it by: raise held_out_share and held_out_frames, or record more'
+            )
         watching, judging = split_held_out(frames.held_out_blocks())
         watched = [frames.held_out[index] for index in evenly(watching, VALIDATION_FRAMES)]
         rounds: list[dict[str, Any]] = []
@@ -186,13 +189,13 @@ def split_held_out(blocks: Sequence[Sequence[int]]) -> tuple[list[int], list[int
     """Held-out frames that watch the training, about the first third, and those that judge it.
 
     Args:
-        blocks: the frames of each stretch of time; none is cut in two but where there is just one.
+        blocks: the frames of each stretch of time, two at least in all; none is cut in two but where there is just one.
     """
     frames = [index for block in blocks for index in block]
     borders = np.cumsum([len(block) for block in blocks])[:-1]
     third = max(1, len(frames) // 3)
     first = int(borders[np.abs(borders - third).argmin()]) if len(borders) else third
-    return frames[:first], frames[first:] or frames
+    return frames[:first], frames[first:]
 
 
 def _material(
