@@ -201,6 +201,21 @@ def test_a_recording_and_its_pictures_may_have_names_that_are_not_utf_8(tmp_path
     assert sums.stdout[:64] in out.with_suffix('.md').read_text()
 
 
+def test_a_signal_to_end_stops_a_run_as_ctrl_c_does(tmp_path, monkeypatch, capsys):
+    """In every stage; `timeout` and service managers send it."""
+
+    def harvest_until_told_to_end(*_):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train_from_bag, 'join_world', lambda _: nullcontext(World()))
+    monkeypatch.setattr(train_from_bag, 'retrain', harvest_until_told_to_end)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert main(['--bag', 'x', '--out', str(tmp_path / 'w.safetensors')]) == INTERRUPTED
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert 'go on with the same command and --resume' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('rank', [0, 1])
 def test_a_plan_of_several_processes_is_printed_by_one(tmp_path, rank, monkeypatch, capsys):
     monkeypatch.setattr(train_from_bag, 'join_world', lambda _: nullcontext(World(rank, 2)))

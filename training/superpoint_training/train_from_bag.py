@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -221,8 +222,12 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 for an error, 3 when it was stopped and --resume goes on, 4 for weights not better."""
+    """Exit status: 0 done, 1 for an error, 3 when it was stopped and --resume goes on, 4 for weights not better.
+
+    SIGTERM stops it as Ctrl-C does.
+    """
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of which Python would die without a word
     keep_freed_memory()
     print_any_name()
     command = ['train_from_bag', *(sys.argv[1:] if arguments is None else arguments)]
