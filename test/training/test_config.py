@@ -38,6 +38,9 @@ def test_shipped_configurations_load(path):
         ('loop: {warm_up: -5}', 'must not be negative'),
         ('loop: {gradient_norm: 0}', 'must be above 0'),
         ('loop: {learning_rate: fast}', 'expected float'),
+        ('loop: {learning_rate: nan}', 'learning_rate: expected a finite number, got nan'),
+        ('loop: {learning_rate: .inf}', 'learning_rate: expected a finite number, got inf'),
+        ('shapes: {photometric: {contrast: [.nan, 1]}}', 'contrast: expected a finite number'),
         ('loop: [', 'cannot read'),
     ],
 )

@@ -76,6 +76,21 @@ def test_a_loss_that_stays_infinite_ends_the_run(tmp_path):
         run(tmp_path, losses=lambda *_: {'total': squares(*_)['total'] * torch.inf}, steps=500)
 
 
+@pytest.mark.parametrize('rate', [1e30, 1e6])
+def test_weights_that_became_no_numbers_are_told(tmp_path, rate):
+    """Not even in half precision, in which they are stored."""
+    with pytest.raises(
+        FloatingPointError, match=rf"diverged: .* lower loop.learning_rate, and remove '{tmp_path / 'c'}'"
+    ):
+        run(tmp_path, learning_rate=rate)
+
+
+def test_counts_may_be_larger_than_half_precision_holds(tmp_path):
+    network = Regression()
+    network.layers[1].num_batches_tracked += 70_000
+    assert run(tmp_path, network).network.layers[1].num_batches_tracked > 70_000
+
+
 @pytest.mark.parametrize('spoilt', ['loss', 'gradient'])
 def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path, spoilt):
     """NaN in a batch reaches BatchNorm's statistics too; an infinite slope leaves the loss itself finite."""

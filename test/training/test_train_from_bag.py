@@ -475,6 +475,8 @@ def test_a_plan_that_is_killed_leaves_nothing_that_looks_like_a_run(bag, tmp_pat
         (['--from', 'superpoint_huge'], 'shipped names'),
         (['--harvest', 'train_frams=3'], '--harvest: unknown key train_frams'),
         (['--harvest', 'min_train_frames=500'], 'Only'),
+        (['--harvest', 'min_change=nan'], '--harvest: min_change: expected a finite number'),
+        (['--proof', 'least_gain=nan'], '--proof: least_gain: expected a finite number'),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(bag, tmp_path, arguments, complaint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(arguments[1], item, f'{where}: {key}') for key, item in value.items()}
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
-            return float(value)  # YAML takes 1e-3 for a string
+            value = float(value)  # YAML takes 1e-3 for a string
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f'{where}: expected a finite number, got {value}')
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{where}: expected {hint.__name__}, got {value!r}')
     return value

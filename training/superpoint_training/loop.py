@@ -194,8 +194,8 @@ class _Run:
             self.bad_in_a_row += 1
             if self.bad_in_a_row == MOST_BAD_STEPS:
                 raise FloatingPointError(
-                    f'the loss or its gradient was not finite {MOST_BAD_STEPS} steps in a row, up to step {self.step}: '
-                    'lower the learning rate'
+                    f'the training diverged: the loss or its gradient was not finite {MOST_BAD_STEPS} steps in a row, '
+                    f'up to step {self.step}: lower loop.learning_rate'
                 )
             return
         self.bad_in_a_row = 0
@@ -265,7 +265,8 @@ def train(
         describe: title of the progress bar.
 
     Raises:
-        FloatingPointError: the losses stopped being finite.
+        FloatingPointError: the losses stopped being finite, or the weights are not finite in half precision, in which
+            they are stored.
         TrainingError: memory, disk, GPU, a picture or another process failed; the last checkpoint is intact.
         ValueError: the checkpoint is from a run with other settings, or the batch cannot be dealt out evenly.
     """
@@ -292,7 +293,14 @@ def train(
             error.__traceback__ = None
             raise TrainingError(f"{what}; '{checkpoint}' of step {file.step} is whole, run again to go on") from error
     file.save()
-    return run.outcome()
+    outcome = run.outcome()
+    state = outcome.network.state_dict().values()
+    if not all(bool(tensor.half().isfinite().all()) for tensor in state if tensor.is_floating_point()):
+        raise FloatingPointError(
+            f'the training diverged: after step {outcome.step} its weights are no numbers that can be stored: lower '
+            f"loop.learning_rate, and remove '{checkpoint}' to begin anew"
+        )
+    return outcome
 
 
 def _go_on(
