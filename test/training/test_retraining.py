@@ -123,7 +123,7 @@ def test_a_run_keeps_others_out_before_it_has_made_anything(tmp_path, monkeypatc
     monkeypatch.setattr(run, '_harvest', harvest_for_hours)
     for name in ('open_feeds', 'start_network', 'load_network', 'general_frames', 'general_pairs'):
         monkeypatch.setattr(run, name, lambda *_: None)
-    request = MagicMock(protocol='superpoint-240', settings=dict)
+    request = MagicMock(protocol='superpoint-240', settings=dict, out=tmp_path / 'mine.safetensors')
     for resume in (False, True):
         with pytest.raises(KeyboardInterrupt):
             run.retrain(request, Workspace(folder), World(), [], resume)
