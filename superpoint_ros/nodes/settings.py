@@ -70,7 +70,8 @@ PARAMETERS = (
     Parameter(
         'image_reliability',
         'auto',
-        'QoS of `image`: best_effort loses large ones; reliable hears no publisher of less; auto is what all offer.',
+        'QoS of `image`: best_effort loses large ones; reliable receives nothing from best-effort publishers; auto is '
+        'what all offer.',
         choices=('auto', 'best_effort', 'reliable'),
         takes_effect=ON_ACTIVATION,
     ),
@@ -132,7 +133,7 @@ PARAMETERS = (
     Parameter(
         'subpixel',
         _KEYPOINTS.subpixel,
-        'Refine positions to a fraction of a pixel; not for unsuperpoint, kp2d, whose positions are.',
+        'Refine positions to a fraction of a pixel; not for unsuperpoint, kp2d, whose positions already are.',
         takes_effect=NEXT_IMAGE,
     ),
     Parameter(
