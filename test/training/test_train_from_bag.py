@@ -234,8 +234,9 @@ def test_processes_that_the_batch_can_not_be_dealt_out_to_are_refused_at_once(ba
 
 
 @pytest.mark.parametrize('in_the_way', ['w.safetensors/', 'w.md/', '.'])
-def test_weights_that_could_not_be_written_are_missed_before_any_work(bag, tmp_path, in_the_way, capsys):
+def test_weights_that_could_not_be_written_are_missed_before_any_work(bag, tmp_path, in_the_way, monkeypatch, capsys):
     """There is a folder of the name, or a file instead of the folder that it would be in."""
+    monkeypatch.setattr(run_module, '_harvest', lambda *_: pytest.fail('harvested'))
     folder = tmp_path / 'out'
     if in_the_way == '.':
         folder.touch()
