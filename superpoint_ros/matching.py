@@ -199,7 +199,8 @@ def verify(
     rows = np.flatnonzero(np.isfinite(before + now).all(axis=1))
     before, now = before[rows], now[rows]
     threshold = settings.inlier_threshold
-    geometry = _epipolar_geometry(before, now, threshold / (camera.focal if camera else 1.0), settings.seed, camera)
+    scale = camera.focal if camera else 1.0
+    geometry = _epipolar_geometry(before, now, threshold / scale, settings.seed, calibrated=camera is not None)
     if geometry is None:
         if camera:
             before, now = camera.project(before), camera.project(now)
@@ -214,7 +215,7 @@ def verify(
 
 
 def _epipolar_geometry(
-    before: np.ndarray, now: np.ndarray, threshold: float, seed: int, camera: Camera | None
+    before: np.ndarray, now: np.ndarray, threshold: float, seed: int, *, calibrated: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The matrix [3, 3] and its inliers [M] bool, or None without an estimate. before, now: [M, 2] float64."""
     if len(before) < FEWEST_VERIFIABLE:
@@ -229,7 +230,7 @@ def _epipolar_geometry(
     parameters.loMethod = cv2.LOCAL_OPTIM_INNER_LO
     parameters.loSampleSize = 20
     try:
-        if camera:
+        if calibrated:
             K, no_distortion = np.eye(3), np.zeros(4)
             model, inlier = cv2.findEssentialMat(before, now, K, K, no_distortion, no_distortion, parameters)
         else:
