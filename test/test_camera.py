@@ -183,12 +183,14 @@ def test_the_mask_leaves_out_the_edge_that_rectifying_makes():
     assert Camera.from_info(camera_info()).rectified_mask.all()
 
 
-def test_a_rectified_picture_does_not_show_the_scene_twice_where_the_lens_model_turns_back():
+@pytest.mark.parametrize('yaw', [0.0, 0.2])
+def test_a_rectified_picture_does_not_show_the_scene_twice_where_the_lens_model_turns_back(yaw):
     """KITTI's lens, fitted to what it sees, and a view twice as wide."""
+    R = cv2.Rodrigues(np.array([0, yaw, 0]))[0]
     K = np.array([[984.2, 0, 690], [0, 980.8, 233.2], [0, 0, 1]])
     P = K.copy()
     P[:2, :2] /= 2
-    camera = Camera(K, np.array([-0.3728, 0.2037, 0.0022, 0.0014, -0.0723]), 'plumb_bob', 1392, 512, P=P)
+    camera = Camera(K, np.array([-0.3728, 0.2037, 0.0022, 0.0014, -0.0723]), 'plumb_bob', 1392, 512, R, P)
     spot = np.zeros((512, 1392), np.uint8)
     spot[448:457, 1363:1372] = 255  # the middle is shown at (1104, 337), and beyond the fold at (1367, 401) again
     y, x = np.nonzero(camera.rectify(spot) > 60)
@@ -196,9 +198,18 @@ def test_a_rectified_picture_does_not_show_the_scene_twice_where_the_lens_model_
     assert np.ptp(x) < 30
     seen = camera.rectified_mask > 0
     y, x = np.mgrid[0:512, 0:1392]
-    rays = np.stack([(x - P[0, 2]) / P[0, 0], (y - P[1, 2]) / P[1, 1]], axis=2)[seen]
+    rays = np.stack([(x - P[0, 2]) / P[0, 0], (y - P[1, 2]) / P[1, 1], np.ones(x.shape)], axis=2)[seen] @ R
+    rays = rays[:, :2] / rays[:, 2:]
     np.testing.assert_allclose(camera.rays(camera.project(rays))[:, :2], rays, atol=0.01)
     assert seen.mean() > 0.3
+
+
+def test_what_is_behind_the_camera_is_not_in_a_rectified_picture():
+    back = cv2.Rodrigues(np.array([0, 3.0, 0]))[0]
+    info = camera_info('plumb_bob', MODELS['plumb_bob'], r=back.ravel().tolist())
+    camera = Camera.from_info(info)
+    assert not camera.rectify(np.full((HEIGHT, WIDTH), 255, np.uint8)).any()
+    assert not camera.rectified_mask.any()
 
 
 @pytest.mark.parametrize('model', MODELS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from superpoint_ros.camera import Camera
-from superpoint_ros.features import Features
+from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.matching import (
     Matches,
     MatchSettings,
@@ -270,7 +270,11 @@ def test_a_match_without_a_ray_is_no_inlier():
 
 def make_lens(model, distortion, focal, width, height):
     return Camera(
-        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), np.array(distortion), model, width, height
+        np.array([[1.1 * focal, 0, width / 2], [0, 0.9 * focal, height / 2], [0, 0, 1]]),
+        np.array(distortion),
+        model,
+        width,
+        height,
     )
 
 
@@ -336,6 +340,16 @@ def test_distances_from_epipolar_curves_are_those_measured_along_the_curve(lens)
             curve = camera.project(foot + np.linspace(-0.5, 0.5, 20001)[:, None] * along)
             nearest.append(np.linalg.norm(curve - camera.project(ray[row : row + 1]), axis=1).min())
         assert distance == pytest.approx(max(nearest), rel=0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(('second', 'is_match'), [(1.0, False), (0.9, True)])
+def test_a_tie_found_by_the_device_passes_no_ratio_test(second, is_match):
+    one = np.float32([1])
+    known = Neighbours(among=7, partner=np.zeros(1, np.int32), similarity=one, second=np.float32([second]))
+    place, descriptor = np.zeros((1, 2), np.float32), np.eye(1, 8, dtype=np.float32)
+    query = Features(place, one, descriptor, neighbours=known)
+    found = match(query, Features(place, one, descriptor, serial=7), MatchSettings(max_ratio=0.8))
+    assert len(found) == is_match
 
 
 @pytest.mark.parametrize(
