@@ -326,10 +326,10 @@ def test_distances_from_epipolar_curves_are_those_measured_along_the_curve(lens)
     rng = np.random.default_rng(1)
     angle, around = rng.uniform(0.1, np.radians(widest), 40), rng.uniform(0, 2 * np.pi, 40)
     before = np.tan(angle)[:, None] * np.stack([np.cos(around), np.sin(around)], axis=1)
-    rotation, shift = cv2.Rodrigues(np.array([0.02, 0.03, -0.02]))[0], np.array([0.3, 0.1, 0.05])
+    rotation, shift = cv2.Rodrigues(np.array([0.002, 0.003, -0.002]))[0], np.array([0.06, 0.02, 0.01])
     essential = np.cross(np.eye(3), shift) @ rotation
     points = np.column_stack([before, np.ones(40)]) * rng.uniform(2, 8, (40, 1)) @ rotation.T + shift
-    now = camera.rays(camera.project(points[:, :2] / points[:, 2:]) + rng.normal(0, 1, (40, 2)))[:, :2].astype(float)
+    now = camera.rays(camera.project(points[:, :2] / points[:, 2:]) + rng.normal(0, 0.3, (40, 2)))[:, :2].astype(float)
     found = epipolar_distances(before, now, essential, camera)
     for row, distance in enumerate(found):
         nearest = []
@@ -339,7 +339,7 @@ def test_distances_from_epipolar_curves_are_those_measured_along_the_curve(lens)
             along = np.array([-normal[1], normal[0]]) / np.linalg.norm(normal[:2])
             curve = camera.project(foot + np.linspace(-0.5, 0.5, 20001)[:, None] * along)
             nearest.append(np.linalg.norm(curve - camera.project(ray[row : row + 1]), axis=1).min())
-        assert distance == pytest.approx(max(nearest), rel=0.1, abs=0.02)
+        assert distance == pytest.approx(max(nearest), rel=0.04, abs=0.005)
 
 
 @pytest.mark.parametrize(('second', 'is_match'), [(1.0, False), (0.9, True)])
