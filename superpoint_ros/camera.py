@@ -22,8 +22,8 @@ _CRITERIA = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
 _NEWTON_STEPS = 20
 _STEP = 1e-5  # of a ray, to see how fast its pixel moves
 _NOWHERE = -30000  # a pixel of no picture
-_FOLD_STEPS = 4000  # in which the fold is looked for, and how far: 87 degrees off the axis
-_FARTHEST = 20.0
+_FARTHEST = 20.0  # that a rectified picture looks off the axis, a tangent: 87 degrees
+_FOLD_STEPS = 4000
 _REPROJECTION_LIMIT = 0.1  # pixels; a ray that misses its pixel by more is no ray
 _MASK_MARGIN = 8  # pixels; detections this near to the edge of a rectified picture answer to the edge
 
@@ -179,22 +179,30 @@ class Camera:
         size = (self.width, self.height)
         make = cv2.fisheye.initUndistortRectifyMap if self.model == 'equidistant' else cv2.initUndistortRectifyMap
         pixels, fractions = make(self.K, self.distortion, self.R, self.rectified.K, size, cv2.CV_16SC2)
-        pixels[self._beyond_fold()] = _NOWHERE
+        fold = self._fold()
+        corners = self._tangents(np.array([0, self.width - 1]), np.array([0, self.height - 1]))
+        if (corners > fold).any():  # else no pixel looks so far off the axis
+            pixels[self._tangents(np.arange(self.width), np.arange(self.height)) > fold] = _NOWHERE
         return pixels, fractions
 
-    def _beyond_fold(self) -> np.ndarray:
-        """[H, W] bool: pixels of the `rectified` camera so far off the axis that the lens model turns back there.
+    def _fold(self) -> float:
+        """The tangent of the angle to the axis where the lens model turns back, at most `_FARTHEST`.
 
         A polynomial that was fitted to a narrower view does, and shows the scene a second time.
         """
-        x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
-        rays = np.stack([x, y, np.ones_like(x)], axis=2) @ np.linalg.inv(self.rectified.K).T @ self.R
-        with np.errstate(divide='ignore', invalid='ignore'):
-            tangents = np.linalg.norm(rays[..., :2], axis=2) / rays[..., 2]
-        steps = np.linspace(0, min(tangents.max(initial=0, where=np.isfinite(tangents)), _FARTHEST), _FOLD_STEPS)
+        steps = np.linspace(0, _FARTHEST, _FOLD_STEPS)
         turns = np.flatnonzero(np.diff(self.project(np.outer(steps, [1, 0]))[:, 0]) < 0)
-        fold = steps[turns[0]] if len(turns) else np.inf
-        return np.asarray(~((tangents >= 0) & (tangents <= fold)))
+        return float(steps[turns[0]]) if len(turns) else _FARTHEST
+
+    def _tangents(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Of the angles to this camera's axis at which the `rectified` one's pixels look: [len(y), len(x)].
+
+        Infinite for those that look behind it. x, y: columns and rows.
+        """
+        x, y = np.meshgrid(x, y)
+        rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(self.rectified.K).T @ self.R
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return np.where(rays[..., 2] > 0, np.linalg.norm(rays[..., :2], axis=-1) / rays[..., 2], np.inf)
 
     def _undistort(self, pixels: np.ndarray) -> np.ndarray:
         """[N, 1, 2] pixels -> [N, 2] normalised."""
