@@ -1,4 +1,4 @@
-"""The whole way from pictures to features and their neighbours on one device, in one CUDA graph where that works."""
+"""Pictures in, features and their neighbours out, with buffers that stay and one CUDA graph for each shape of batch."""
 
 from __future__ import annotations
 
@@ -6,136 +6,28 @@ import warnings
 from collections.abc import Sequence
 from itertools import count
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
 
+from superpoint_ros.device_path import DevicePath
 from superpoint_ros.engines import MapNetwork
 from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
-from superpoint_ros.levels import padding
-from superpoint_ros.networks import STRIDE
-from superpoint_ros.on_device import (
-    DeviceFeatures,
-    DeviceNeighbours,
-    allowed_pixels,
-    best_of,
-    blended,
-    highest_around,
-    nearest_neighbours,
-    sample_descriptors,
-    select_cell_keypoints,
-    select_keypoints,
-)
-from superpoint_ros.pyramid import area_weights, blend_weights, covering_pixels, level_shape, shrink_mask
+from superpoint_ros.on_device import DeviceFeatures, allowed_pixels
+from superpoint_ros.pyramid import shrink_mask
 
 MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
 _CAPTURING = Lock()  # CUDA captures one graph at a time
 _SERIALS = count(1)  # of all sessions, so that no features are taken for those of another detector
-_COLUMNS = 7
-_ROW_BYTES = 4 * _COLUMNS
-
-
-class DeviceMaps(NamedTuple):
-    """What `engines.Maps` holds, of a batch."""
-
-    scores: Tensor
-    """[B, H, W] float32, without padding; or [B, h, w] of cells."""
-    descriptors: Tensor
-    """[B, H / s, W / s, D]."""
-    offsets: Tensor | None
-    """[B, h, w, 2] float32 of a network with a keypoint in every cell."""
-
-
-class DevicePath(nn.Module):
-    """From bytes to features and their neighbours among those of the images before, without a look from the host."""
-
-    def __init__(self, maps: MapNetwork, settings: KeypointSettings, shape: tuple[int, int]) -> None:
-        """maps: on their device; shape: (height, width) of the images."""
-        super().__init__()
-        self.maps = maps
-        self.settings = settings
-        self.shapes = [level_shape(shape, level, settings.levels_per_octave) for level in range(settings.sizes)]
-        """Of all sizes of an image that are looked at."""
-        device = next(maps.parameters()).device
-        smaller = self.shapes[1:]
-        self._weights = [
-            [torch.from_numpy(area_weights(count, onto)).to(device) for count, onto in zip(shape, level, strict=True)]
-            for level in smaller
-        ]
-        self._factors = [torch.tensor([shape[1] / w, shape[0] / h], device=device) for h, w in smaller]
-        self._blend = torch.from_numpy(blend_weights(settings.levels_per_octave)).to(device)
-        self._covering = {
-            (number, other): [
-                torch.from_numpy(covering_pixels(*sides)).to(device)
-                for sides in zip(self.shapes[number], self.shapes[other], strict=True)
-            ]
-            for number in range(settings.levels)
-            for other in (number - 1, number + 1)
-            if 0 <= other < settings.sizes
-        }
-        """Of a level and one beside it: the rows and the columns of that one that the level's own lie in."""
-
-    def forward(
-        self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
-    ) -> tuple[DeviceFeatures, DeviceNeighbours]:
-        """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
-        images = images.float()
-        levels = [self._maps(level, images) for level in range(len(self.shapes))]
-        found = self._keypoints(levels, allowed)
-        keypoints, scores, numbers = best_of(found)
-        described = [self._describe(number, level, keypoints) for number, level in enumerate(levels)]
-        descriptors = described[0] if len(levels) == 1 else blended(described, numbers, self._blend)
-        features = DeviceFeatures(keypoints, scores, descriptors, numbers)
-        return features, nearest_neighbours(features, earlier)
-
-    def _maps(self, level: int, images: Tensor) -> DeviceMaps:
-        """What the network says about images [B, H, W] at one of their levels."""
-        if level:
-            down, across = self._weights[level - 1]
-            images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
-        height, width = images.shape[1:]
-        # The last row and column again, up to whole cells: padding that makes no edge.
-        bottom, right = padding((height, width), STRIDE)
-        whole = pad(images[:, None], (0, right, 0, bottom), mode='replicate')
-        scores, descriptors, *offsets = self.maps(whole)
-        if offsets:
-            return DeviceMaps(scores, descriptors, offsets[0])
-        # Cropped before suppression, so that nothing in the padding competes with the image.
-        return DeviceMaps(scores[:, :height, :width], descriptors, None)
-
-    def _keypoints(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Of each level the keypoints, in pixels of the image, and their scores."""
-        beside: list[list[Tensor]] = [[] for _ in allowed]
-        if self._covering and levels[0].offsets is None:
-            around = [highest_around(level.scores) for level in levels[: len(allowed) + 1]]
-            for (number, other), (rows, columns) in self._covering.items():
-                beside[number].append(around[other][:, rows][:, :, columns])
-        found = []
-        for number, ((scores, _, offsets), where) in enumerate(zip(levels, allowed, strict=False)):
-            if offsets is None:
-                keypoints, best = select_keypoints(scores, where, self.settings, beside[number])
-            else:
-                keypoints, best = select_cell_keypoints(scores, offsets, where, self.settings)
-            if number:
-                keypoints = (keypoints + 0.5) * self._factors[number - 1] - 0.5
-            found.append((keypoints, best))
-        return found
-
-    def _describe(self, number: int, level: DeviceMaps, keypoints: Tensor) -> Tensor:
-        if number:
-            keypoints = (keypoints + 0.5) / self._factors[number - 1] - 0.5
-        return sample_descriptors(level.descriptors, keypoints, self.maps.network.descriptor_stride)
+_COLUMNS = 7  # of an answer, before the descriptor
 
 
 class Session:
     """Runs batches of one shape, each beside the batch before: fixed buffers, and on CUDA a graph that fills them.
 
-    Host and device meet twice: pictures go in from pinned memory, and one block of bytes comes back.
+    Host and device meet twice: pictures go in from pinned memory, and one block of numbers comes back.
 
     Attributes:
         is_graph: whether it is one CUDA graph; elsewhere, and where capture failed, the same steps run one by one.
@@ -146,14 +38,13 @@ class Session:
         parameter = next(path.maps.parameters())
         device, count = parameter.device, path.settings.max_keypoints
         pinned = device.type == 'cuda'
-        size = _ROW_BYTES + dimension * parameter.element_size()
-        self._path, self._device, self._dtype = path, device, parameter.dtype
+        self._path, self._device = path, device
         self._staging = torch.zeros(batch, *path.shapes[0], dtype=torch.uint8, pin_memory=pinned)
         with_keypoints = path.shapes[: path.settings.levels]
         self._staged_masks = [
             torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in with_keypoints
         ]
-        self._answer = torch.zeros(batch, count, size, dtype=torch.uint8, pin_memory=pinned)
+        self._answer = torch.zeros(batch, count, _COLUMNS + dimension, pin_memory=pinned)
         self._images = torch.zeros_like(self._staging, device=device)
         self._allowed = [torch.zeros_like(staged, device=device) for staged in self._staged_masks]
         self._earlier = DeviceFeatures(
@@ -188,9 +79,7 @@ class Session:
             if self._device.type == 'cuda':
                 torch.cuda.current_stream(self._device).synchronize()
         answer = self._answer.numpy()
-        rows = answer[..., :_ROW_BYTES].copy().view(np.float32)
-        described = self._answer[..., _ROW_BYTES:].clone(memory_format=torch.contiguous_format).view(self._dtype)
-        return rows, described.float().numpy()
+        return answer[..., :_COLUMNS].copy(), answer[..., _COLUMNS:].copy()
 
     def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
@@ -210,10 +99,8 @@ class Session:
         for held, new in zip(self._earlier, features, strict=True):
             held.copy_(new)
         single = features.scores, features.levels, *neighbours
-        columns = features.keypoints, *(column[..., None].float() for column in single)
-        rows = torch.cat(columns, dim=-1).view(torch.uint8)
-        answer = torch.cat([rows, features.descriptors.contiguous().view(torch.uint8)], dim=-1)
-        self._answer.copy_(answer, non_blocking=True)
+        columns = [features.keypoints, *(column[..., None].float() for column in single), features.descriptors.float()]
+        self._answer.copy_(torch.cat(columns, dim=-1), non_blocking=True)
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
         """None where the driver, or an operation, does not allow it."""

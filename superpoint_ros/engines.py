@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.networks import CellNetwork, KeypointNetwork, score_map
+from superpoint_ros.networks import CellNetwork, KeypointNetwork, fuse, score_map
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.photographs import photographs
 from superpoint_ros.processor import multiplies_int8
@@ -131,12 +131,26 @@ class MapNetwork(nn.Module):
         self.dtype = dtype
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = self.network(images.to(self.dtype) / 255)
+        outputs = self.network(self._levels(images))
         if isinstance(self.network, CellNetwork):
             scores, offsets, descriptors = outputs
             return scores, descriptors.permute(0, 2, 3, 1), offsets
         logits, descriptors = outputs
         return score_map(logits), descriptors.permute(0, 2, 3, 1)
+
+    def _levels(self, images: torch.Tensor) -> torch.Tensor:
+        """As the network wants them."""
+        return images.to(self.dtype) / 255
+
+
+class FusedMapNetwork(MapNetwork):
+    """The same in half precision in fewer steps, see `networks.fused`; quick on CUDA devices alone."""
+
+    def __init__(self, network: KeypointNetwork, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__(fuse(network), dtype)
+
+    def _levels(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self.dtype)
 
 
 class TorchEngine:
@@ -149,8 +163,9 @@ class TorchEngine:
             precision = 'float16' if device.type == 'cuda' else 'float32'
         self.device = device
         self.description = f'torch {precision} on {device}'
+        fused = precision == 'float16' and torch.version.cuda is not None and torch.backends.cudnn.is_available()
         with engine_errors(self.description):
-            maps = MapNetwork(network, getattr(torch, precision)).eval().to(device)
+            maps = (FusedMapNetwork if fused else MapNetwork)(network, getattr(torch, precision)).eval().to(device)
             self.network = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def maps(self, images: Sequence[np.ndarray]) -> Iterator[Maps]:

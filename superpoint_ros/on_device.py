@@ -1,8 +1,9 @@
-"""From an image's bytes to features and their nearest neighbours, as tensors whose shapes do not depend on the image.
+"""What a device does between a network's maps and the features' nearest neighbours, with shapes that never change.
 
-The same rules as `keypoints` and `matching` have, written so that a CUDA graph can hold them and nothing waits for the
-host in between. The one difference: where several pixels tie for a maximum, none but the first can be a keypoint, even
-if the first is itself suppressed.
+The same rules as `keypoints`, `levels` and `matching` have, written so that a CUDA graph can hold them and nothing
+waits for the host in between. The maps of an image's sizes lie flattened one behind the other, so that a step is taken
+once for all of them: on a GPU a step costs more than what it computes. The one difference: where several pixels tie for
+a maximum, none but the first can be a keypoint, even if the first is itself suppressed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from torch.nn.functional import max_pool2d, normalize, pad
 
 from superpoint_ros.keypoints import LEAST_BESIDE, TINY, KeypointSettings
 from superpoint_ros.networks import cell_centres
-from superpoint_ros.pyramid import LEVEL_COST
+from superpoint_ros.pyramid import LEVEL_COST, blend_weights
+
+_LARGEST_BLOCK = 3
+"""Pixels along a side; of larger ones so few candidates are left that torch gives its `topk` to a single core."""
 
 
 class DeviceFeatures(NamedTuple):
@@ -44,32 +48,65 @@ class DeviceNeighbours(NamedTuple):
     """[B, K] float32, that of the second most similar; -inf where there is only one."""
 
 
-def select_keypoints(
-    scores: Tensor, allowed: Tensor, settings: KeypointSettings, beside: Sequence[Tensor] = ()
-) -> tuple[Tensor, Tensor]:
-    """Suppression, the best keypoints and their sub-pixel positions; see `keypoints.select_keypoints`.
+class Candidates(NamedTuple):
+    """Among which all keypoints of a map are."""
+
+    scores: Tensor
+    """[B, M] float32; 0 where there is no keypoint."""
+    places: Tensor
+    """[B, M] int64, in the flattened map."""
+
+
+class Chosen(NamedTuple):
+    """The best K candidates of several maps, best first."""
+
+    scores: Tensor
+    """[B, K] float32, 0 where there are fewer."""
+    places: Tensor
+    """[B, K] int64, among the flattened maps."""
+    maps: Tensor
+    """[B, K] int64, numbers of the maps."""
+    entries: Tensor
+    """[B, K, 2] int64 (x, y), in those maps."""
+    sizes: Tensor
+    """[..., 2] int64 (width, height) of those maps."""
+
+
+def precedence(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """[H, W] float64: factors that put equal scores in raster order, for `pixel_candidates`."""
+    height, width = shape
+    order = torch.arange(height * width, device=device, dtype=torch.float64).reshape(shape)
+    # Less than what tells two float32 apart, so that only equal scores are put in order.
+    return 1 + 2.0**-30 * (1 - order / (height * width))
+
+
+def pixel_candidates(
+    scores: Tensor, allowed: Tensor, first: Tensor, settings: KeypointSettings, beside: Sequence[Tensor] = ()
+) -> Candidates:
+    """What suppression leaves; see `keypoints.select_keypoints`.
 
     Args:
         scores: [B, H, W] float32.
         allowed: [B, H, W] bool, where keypoints may be.
+        first: [H, W], see `precedence`.
         settings: `spread` is not looked at.
-        beside: [B, H, W] float32 each, what the levels beside say of these pixels: `highest_around`, looked up.
-
-    Returns:
-        keypoints [B, K, 2] float32 and scores [B, K] float32, 0 where there are fewer.
+        beside: [B, H, W] float32 each, one or two: what the levels beside say of these pixels, see `highest_around`.
     """
-    width = scores.shape[-1]
-    peaks = _are_peaks(scores, settings.nms_radius) & (scores > settings.detection_threshold) & allowed
-    ranked = scores
+    peaks = (scores > settings.detection_threshold) & allowed
+    if radius := settings.nms_radius:
+        ranked = scores * first
+        across = max_pool2d(ranked[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+        highest = max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
+        peaks = peaks & (highest == ranked)
     if beside:
-        product = torch.stack([other.clamp(min=LEAST_BESIDE) for other in beside]).prod(0)
-        ranked = (scores * product ** (1 / len(beside))).sqrt()
-    best, index = _best((ranked * peaks).flatten(1), settings.max_keypoints)
-    y, x = index // width, index % width
-    keypoints = torch.stack([x, y], dim=-1).float()
-    if settings.subpixel:
-        keypoints = keypoints + _subpixel_offsets(scores, x, y)
-    return keypoints, best
+        product, *others = [other.clamp(min=LEAST_BESIDE) for other in beside]
+        for other in others:
+            product = (product * other).sqrt()
+        scores = (scores * product).sqrt()
+    # No two peaks are in one block: nothing is lost.
+    block = min(radius + 1, _LARGEST_BLOCK)
+    best, places = max_pool2d((scores * peaks)[:, None], block, ceil_mode=True, return_indices=True)
+    return Candidates(best.flatten(1), places.flatten(1))
 
 
 def highest_around(scores: Tensor) -> Tensor:
@@ -77,15 +114,18 @@ def highest_around(scores: Tensor) -> Tensor:
     return max_pool2d(scores[:, None], 3, stride=1, padding=1)[:, 0]
 
 
-def select_cell_keypoints(
+def cell_candidates(
     scores: Tensor, offsets: Tensor, allowed: Tensor, settings: KeypointSettings
-) -> tuple[Tensor, Tensor]:
-    """As `select_keypoints`, of a network with a keypoint in every cell; see `keypoints.select_cell_keypoints`.
+) -> tuple[Candidates, Tensor]:
+    """Of a network with a keypoint in every cell; see `keypoints.select_cell_keypoints`.
 
     Args:
         scores: [B, h, w] float32.
         offsets: [B, h, w, 2] float32 (x, y), pixels from the centres of the cells.
         allowed: [B, H, W] bool, looked up at the pixel that a keypoint lies in.
+
+    Returns:
+        All cells, and where their keypoints are, [B, h * w, 2] (x, y), pixels.
     """
     rows, columns = scores.shape[-2:]
     height, width = allowed.shape[-2:]
@@ -97,98 +137,123 @@ def select_cell_keypoints(
     counted = counted * (
         within & allowed.flatten(1).gather(1, y * width + x) & (counted > settings.detection_threshold)
     )
-    best, index = _best(counted, settings.max_keypoints)
-    return positions.gather(1, index[..., None].expand(-1, -1, 2)), best
+    places = torch.arange(rows * columns, device=scores.device).expand_as(counted)
+    return Candidates(counted, places), positions
 
 
-def _are_peaks(scores: Tensor, radius: int) -> Tensor:
-    """[B, H, W] bool: the maximum of its window, the first in raster order of equal ones."""
-    if radius == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    height, width = scores.shape[-2:]
-    order = torch.arange(height * width, device=scores.device, dtype=torch.float64).reshape(height, width)
-    # Less than what tells two float32 apart, so that only equal scores are put in order.
-    ranked = scores.double() * (1 + 2.0**-30 * (1 - order / (height * width)))
-    across = max_pool2d(ranked[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    return max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0] == ranked
+class ScoreMaps:
+    """The score maps of an image's levels, [B, h, w] each, flattened one behind the other."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> None:
+        """shapes: (height, width) of each."""
+        self._starts = [sum(height * width for height, width in shapes[:number]) for number in range(len(shapes))]
+        self._ends = torch.tensor(self._starts[1:], device=device)
+        self._start = torch.tensor(self._starts, device=device)
+        self._sizes = torch.tensor([(width, height) for height, width in shapes], device=device)
+        self._fit = torch.from_numpy(_quadratic_fit()).to(device)
+
+    def choose(self, candidates: Sequence[Candidates], count: int) -> Chosen:
+        """The best of those of every map."""
+        scores = torch.cat([each.scores for each in candidates], dim=1)
+        places = torch.cat([each.places + start for each, start in zip(candidates, self._starts, strict=True)], dim=1)
+        best, rows = scores.topk(min(count, scores.shape[1]), dim=1)
+        missing = count - best.shape[1]
+        best, rows = pad(best, (0, missing)), pad(rows, (0, missing))
+        places = places.gather(1, rows)
+        if len(candidates) == 1:
+            numbers, within, sizes = torch.zeros_like(places), places, self._sizes
+        else:
+            numbers = torch.bucketize(places, self._ends, right=True)
+            within, sizes = places - self._start[numbers], self._sizes[numbers]
+        width = sizes[..., 0]
+        y = within // width
+        return Chosen(best, places, numbers, torch.stack([within - y * width, y], dim=-1), sizes)
+
+    def subpixel_offsets(self, maps: Sequence[Tensor], chosen: Chosen) -> Tensor:
+        """See `keypoints.subpixel_offsets`: [B, K, 2]."""
+        scores = torch.cat([scores.flatten(1) for scores in maps], dim=1)
+        interior = ((chosen.entries > 0) & (chosen.entries < chosen.sizes - 1)).all(dim=-1)
+        steps = torch.arange(-1, 2, device=scores.device)
+        around = (steps[:, None] * chosen.sizes[..., :1, None] + steps).flatten(-2)
+        # Beside the edge, where this is of no use, it may be outside.
+        index = (chosen.places[..., None] + around).clamp(0, scores.shape[1] - 1)
+        z = scores.gather(1, index.flatten(1)).clamp(min=TINY).log().view(index.shape)
+        fitted = z @ self._fit
+        slope, across, curvature, bend = fitted.split((2, 2, 2, 1), dim=-1)
+        determinant = curvature.prod(dim=-1, keepdim=True) - bend * bend
+        has_maximum = interior[..., None] & (determinant > 1e-9) & (curvature[..., :1] < 0)
+        peak = (bend * across - curvature * slope) / torch.where(has_maximum, determinant, 1.0)
+        return torch.where(has_maximum, peak, 0.0).clamp(-0.5, 0.5)
 
 
-def _best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The greatest of [B, N]: values and indices [B, count], zeros where N is less."""
-    best, index = values.topk(min(count, values.shape[1]), dim=1)
-    missing = count - best.shape[1]
-    return pad(best, (0, missing)), pad(index, (0, missing))
-
-
-def _subpixel_offsets(scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """See `keypoints.subpixel_offsets`: [B, K, 2]."""
-    height, width = scores.shape[-2:]
-    interior = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
-    steps = torch.arange(-1, 2, device=scores.device)
-    rows = (y[..., None] + steps).clamp(0, height - 1)
-    columns = (x[..., None] + steps).clamp(0, width - 1)
-    index = (rows[..., :, None] * width + columns[..., None, :]).flatten(1)
-    z = scores.flatten(1).gather(1, index).clamp(min=TINY).log().reshape(*x.shape, 3, 3)
-
-    gx, gy = (z[..., 1, 2] - z[..., 1, 0]) / 2, (z[..., 2, 1] - z[..., 0, 1]) / 2
-    gxx = z[..., 1, 2] - 2 * z[..., 1, 1] + z[..., 1, 0]
-    gyy = z[..., 2, 1] - 2 * z[..., 1, 1] + z[..., 0, 1]
-    gxy = (z[..., 2, 2] - z[..., 2, 0] - z[..., 0, 2] + z[..., 0, 0]) / 4
-    determinant = gxx * gyy - gxy * gxy
-    has_maximum = interior & (determinant > 1e-9) & (gxx < 0)
-    peak = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1)
-    offsets = peak / torch.where(has_maximum, determinant, 1.0)[..., None]
-    return torch.where(has_maximum[..., None], offsets, 0.0).clamp(-0.5, 0.5)
-
-
-def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor, stride: int) -> Tensor:
-    """Bilinear samples of unit length, in the map's type; see `keypoints.sample_descriptors`.
-
-    Args:
-        descriptor_map: [B, h, w, D], each entry of stride x stride pixels.
-        keypoints: [B, K, 2] (x, y), pixels.
-
-    Returns:
-        [B, K, D].
-    """
-    height, width, dimension = descriptor_map.shape[1:]
-    x, y = ((keypoints + 0.5) / stride - 0.5).unbind(-1)
-    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    wx, wy = x - x.floor(), y - y.floor()
-    left, top = x.long(), y.long()
-    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-    weights = torch.stack([(1 - wx) * (1 - wy), wx * (1 - wy), (1 - wx) * wy, wx * wy], dim=-1)
-    index = torch.stack(
-        [top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=-1
+def _quadratic_fit() -> np.ndarray:
+    """[9, 7] float32: from 3x3 values in raster order to (gx, gy), (gy, gx), (gyy, gxx), gxy."""
+    slope, bend, middle = np.array([-0.5, 0, 0.5]), np.array([1, -2, 1]), np.array([0, 1, 0])
+    gx, gy, gxx, gyy, gxy = (
+        np.outer(down, across).ravel()
+        for down, across in ((middle, slope), (slope, middle), (middle, bend), (bend, middle), (slope, slope))
     )
-    entries = index.flatten(1)[..., None].expand(-1, -1, dimension)
-    corners = descriptor_map.flatten(1, 2).gather(1, entries).reshape(*index.shape, dimension)
-    sampled = (weights[..., None, :] @ corners.float())[..., 0, :]
-    return normalize(sampled, dim=-1, eps=TINY).to(descriptor_map.dtype)
+    return np.stack([gx, gy, gy, gx, gyy, gxx, gxy], axis=1).astype(np.float32)
 
 
-def best_of(levels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of the keypoints [B, K, 2] and scores [B, K] of every level, and the levels [B, K] int64 of those."""
-    keypoints, scores = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
-    count = levels[0][1].shape[1]
-    best, index = _best(scores, count)
-    return keypoints.gather(1, index[..., None].expand(-1, -1, 2)), best, index // count
+class DescriptorMaps:
+    """The descriptor maps of an image's levels, [B, h, w, D] each, flattened one behind the other."""
 
+    def __init__(
+        self, shapes: Sequence[tuple[int, int]], scales: Sequence[tuple[float, float]], per_octave: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """shapes: (height, width) of each; scales: (x, y) entries of each for a pixel of the image."""
+        count = len(shapes)
+        weights = blend_weights(per_octave) if count > 1 else np.ones(1, np.float32)
+        apart = np.arange(1 - len(weights), len(weights))
+        beside = np.arange(count)[:, None] + apart
+        exists = (beside >= 0) & (beside < count)
+        beside = beside.clip(0, count - 1)
+        sizes = np.array(shapes)[:, ::-1]
+        starts = np.cumsum([0, *sizes.prod(axis=1)[:-1]])
+        step_x, step_y = np.minimum(sizes - 1, 1).T * [np.ones(count, int), sizes[:, 0]]
+        corners = np.stack([np.zeros(count, int), step_x, step_y, step_x + step_y], axis=1)
 
-def blended(levels: Sequence[Tensor], numbers: Tensor, weights: Tensor) -> Tensor:
-    """Descriptors of unit length, in the first's type, of those in every level; see `levels.describe`.
+        def table(values: np.ndarray) -> Tensor:
+            """[L, T, ...] of [L, ...]: for a keypoint's level what is said of each that its descriptor is made of."""
+            return torch.from_numpy(values[beside]).to(device)
 
-    Args:
-        levels: [B, K, D] each, of the same keypoints.
-        numbers: [B, K] int64, of the levels that the keypoints were found in.
-        weights: [W] float32, by levels apart; those farther apart count for nothing.
-    """
-    total = torch.zeros_like(levels[0], dtype=torch.float32)
-    for number, descriptors in enumerate(levels):
-        apart = (numbers - number).abs()
-        counted = weights[apart.clamp(max=len(weights) - 1)] * (apart < len(weights))
-        total = total + counted[..., None] * descriptors.float()
-    return normalize(total, dim=-1, eps=TINY).to(levels[0].dtype)
+        self._is_one = count == 1
+        self._shares = torch.from_numpy(weights[abs(apart)] * exists).to(device)
+        self._scales = table(np.array(scales, np.float32))
+        self._last = table((sizes - 1).astype(np.float32))
+        self._corners = table(starts[:, None] + corners)
+        self._widths = table(sizes[:, 0])
+
+    def describe(self, maps: Sequence[Tensor], keypoints: Tensor, levels: Tensor) -> Tensor:
+        """Bilinear samples of unit length, blended over the levels around, in the maps' type: [B, K, D].
+
+        See `keypoints.sample_descriptors` and `levels.describe`.
+
+        Args:
+            maps: [B, h, w, D] of each level.
+            keypoints: [B, K, 2] (x, y), pixels of the image.
+            levels: [B, K] int64, that the keypoints were found in.
+        """
+        entries = torch.cat([each.flatten(1, 2) for each in maps], dim=1)
+        shares, scales, last, corners, widths = (
+            table if self._is_one else table[levels]
+            for table in (self._shares, self._scales, self._last, self._corners, self._widths)
+        )
+        position = torch.minimum(((keypoints[:, :, None] + 0.5) * scales - 0.5).clamp(min=0), last)
+        corner = torch.minimum(position.floor(), (last - 1).clamp(min=0))
+        beyond = position - corner
+        x, y = torch.stack([1 - beyond, beyond], dim=-1).unbind(-2)
+        weights = (y[..., :, None] * x[..., None, :]).flatten(-2)
+        column, row = corner.long().unbind(-1)
+        index = (row * widths + column)[..., None] + corners
+        found = entries.gather(1, index.flatten(1)[..., None].expand(-1, -1, entries.shape[-1]))
+        sampled = (weights[..., None, :] @ found.view(*index.shape, -1).float())[..., 0, :]
+        sampled = normalize(sampled, dim=-1, eps=TINY)
+        if not self._is_one:
+            sampled = normalize(shares[..., None, :] @ sampled, dim=-1, eps=TINY)
+        return sampled[..., 0, :].to(entries.dtype)
 
 
 def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None) -> np.ndarray:
@@ -199,18 +264,19 @@ def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None)
     return allowed if mask is None else allowed & (mask != 0)
 
 
-def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures) -> DeviceNeighbours:
-    """See `DeviceNeighbours`."""
-    # In place, and levels as bytes: these are K x K values of each image.
+def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures, *, of_one_level: bool = False) -> DeviceNeighbours:
+    """See `DeviceNeighbours`. of_one_level: all features are, so that none costs anything."""
     similarity = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
-    query_levels, train_levels = query.levels.to(torch.int8), train.levels.to(torch.int8)
-    similarity.sub_((query_levels[:, :, None] - train_levels[:, None, :]).abs_(), alpha=LEVEL_COST)
+    if not of_one_level:
+        # In place, and levels as bytes: these are K x K values of each image.
+        query_levels, train_levels = query.levels.to(torch.int8), train.levels.to(torch.int8)
+        similarity.sub_((query_levels[:, :, None] - train_levels[:, None, :]).abs_(), alpha=LEVEL_COST)
     similarity.masked_fill_((query.scores == 0)[:, :, None], -torch.inf)
     similarity.masked_fill_((train.scores == 0)[:, None, :], -torch.inf)
-    values, columns = similarity.topk(min(2, similarity.shape[2]), dim=2)
-    best, second = pad(values, (0, 2 - values.shape[2]), value=-torch.inf).unbind(-1)
-    partner = columns[..., 0]
-    back = similarity.argmax(dim=1).gather(1, partner)
+    # Laid out anew, and twice a maximum: ten times as fast as the maxima of columns, and as `topk`.
+    back = similarity.transpose(1, 2).contiguous().argmax(dim=2)
+    best, partner = similarity.max(dim=2)
+    second = similarity.scatter_(2, partner[..., None], -torch.inf).amax(dim=2)
     itself = torch.arange(partner.shape[1], device=partner.device)
-    mutual = (back == itself) & torch.isfinite(best)
+    mutual = (back.gather(1, partner) == itself) & torch.isfinite(best)
     return DeviceNeighbours(torch.where(mutual, partner, -1), best, second)

@@ -28,6 +28,16 @@ def smooth_scores(rng, height, width):
     return (fine / 1.31).astype(np.float32)
 
 
+def select(scores, allowed, options):
+    """Keypoints [B, K, 2] and scores [B, K] of one level."""
+    device, shape = scores.device, scores.shape[1:]
+    maps = on_device.ScoreMaps([shape], device)
+    candidates = on_device.pixel_candidates(scores, allowed, on_device.precedence(shape, device), options)
+    chosen = maps.choose([candidates], options.max_keypoints)
+    keypoints = chosen.entries.float()
+    return keypoints + maps.subpixel_offsets([scores], chosen) if options.subpixel else keypoints, chosen.scores
+
+
 @pytest.mark.parametrize('device', DEVICES)
 @settings(deadline=None, max_examples=60)
 @given(
@@ -50,7 +60,7 @@ def test_the_same_keypoints_as_numpy(device, seed, height, width, radius, border
     mask = (rng.random((height, width)) < 0.7).astype(np.uint8) if masked else None
     expected, best = reference.select_keypoints(scores, options, mask)
     allowed = on_device.allowed_pixels((height, width), border, mask)
-    found, values = on_device.select_keypoints(
+    found, values = select(
         torch.from_numpy(scores)[None].to(device), torch.from_numpy(allowed)[None].to(device), options
     )
     assert found.shape == (1, count, 2)
@@ -63,7 +73,7 @@ def test_the_same_keypoints_as_numpy(device, seed, height, width, radius, border
 def test_of_equal_neighbours_the_first_is_a_keypoint():
     scores = torch.zeros(1, 16, 16)
     scores[0, 8, 6:9] = 0.5
-    found, values = on_device.select_keypoints(
+    found, values = select(
         scores, torch.ones(1, 16, 16, dtype=torch.bool), KeypointSettings(max_keypoints=5, subpixel=False)
     )
     assert found[0, 0].tolist() == [6, 8]
@@ -81,12 +91,14 @@ def test_the_same_cell_keypoints_as_numpy(device, seed, count):
     shape, mask = (37, 52), (rng.random((37, 52)) < 0.8).astype(np.uint8)
     expected, best = reference.select_cell_keypoints(scores, offsets, 8, shape, options, mask)
     allowed = on_device.allowed_pixels(shape, 2, mask)
-    found, values = on_device.select_cell_keypoints(
+    candidates, positions = on_device.cell_candidates(
         torch.from_numpy(scores)[None].to(device),
         torch.from_numpy(offsets)[None].to(device),
         torch.from_numpy(allowed)[None].to(device),
         options,
     )
+    chosen = on_device.ScoreMaps([(5, 7)], positions.device).choose([candidates], count)
+    found, values = positions[0, chosen.places[0]][None], chosen.scores
     np.testing.assert_array_equal(values[0, : len(best)].cpu(), best)
     assert (values[0, len(best) :] == 0).all()
     np.testing.assert_allclose(found[0, : len(best)].cpu(), expected, atol=1e-4)
@@ -98,8 +110,11 @@ def test_the_same_descriptors_as_numpy(device, stride):
     rng = np.random.default_rng(0)
     descriptor_map = rng.normal(size=(6, 9, 16)).astype(np.float32)
     points = rng.uniform(-2, [9 * stride + 2, 6 * stride + 2], (200, 2)).astype(np.float32)
-    sampled = on_device.sample_descriptors(
-        torch.from_numpy(descriptor_map)[None].to(device), torch.from_numpy(points)[None].to(device), stride
+    maps = on_device.DescriptorMaps([(6, 9)], [(1 / stride, 1 / stride)], 2, torch.device(device))
+    sampled = maps.describe(
+        [torch.from_numpy(descriptor_map)[None].to(device)],
+        torch.from_numpy(points)[None].to(device),
+        torch.zeros(1, len(points), dtype=torch.int64, device=device),
     )
     np.testing.assert_allclose(
         sampled[0].cpu(), reference.sample_descriptors(descriptor_map, points, stride), atol=1e-5

@@ -1,6 +1,7 @@
 """The networks, one file per paper, and their weights on disk."""
 
 from superpoint_ros.networks.family import CellNetwork, KeypointNetwork, cell_centres, score_map
+from superpoint_ros.networks.fused import fuse
 from superpoint_ros.networks.goodpoint import GoodPoint, GoodPointConfig
 from superpoint_ros.networks.kp2d import KP2D, KP2DConfig
 from superpoint_ros.networks.layers import STRIDE, fold_batch_norm, sample_at
@@ -33,6 +34,7 @@ __all__ = [
     'cell_centres',
     'encode_network',
     'fold_batch_norm',
+    'fuse',
     'load_network',
     'resolve_weights',
     'sample_at',

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
-from superpoint_ros.networks.layers import STRIDE
+from superpoint_ros.networks.layers import STRIDE, Encoder
 
 
 class KeypointNetwork(nn.Module):
@@ -23,6 +23,7 @@ class KeypointNetwork(nn.Module):
         stride: 8, pixels per cell; sides of an image must be multiples of it.
         descriptor_stride: pixels per entry of the descriptor map.
         config: what shapes the network; has `widths` and `descriptor_dim`.
+        encoder: the features that all heads begin with.
         metadata: what is known of the weights (recipe, data, figures); filled by `load_network`.
     """
 
@@ -30,6 +31,7 @@ class KeypointNetwork(nn.Module):
     stride = STRIDE
     descriptor_stride = STRIDE
     config: Any
+    encoder: Encoder
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,5 +96,9 @@ def score_map(logits: Tensor) -> Tensor:
     Returns:
         `[B, H, W]` float32.
     """
+    if logits.is_contiguous(memory_format=torch.channels_last):
+        # A cell's lie side by side: on a GPU that takes a tenth of the time.
+        cells = logits.permute(0, 2, 3, 1).float().softmax(dim=-1)[..., : STRIDE**2]
+        return cells.unflatten(-1, (STRIDE, STRIDE)).transpose(2, 3).flatten(3).flatten(1, 2)
     probabilities = logits.float().softmax(dim=1)[:, : STRIDE**2]
     return pixel_shuffle(probabilities, STRIDE)[:, 0]

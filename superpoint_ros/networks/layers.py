@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -57,6 +58,13 @@ class ConvBlock(nn.Sequential):
             layers.append(nn.Dropout2d(dropout))
         super().__init__(*layers)
 
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The first of its layers."""
+        convolution = self[0]
+        assert isinstance(convolution, nn.Conv2d)
+        return convolution
+
 
 class Encoder(nn.ModuleList):
     """Eight convolutions in four pairs, a 2x2 max-pool between: an image's features at four resolutions.
@@ -74,6 +82,7 @@ class Encoder(nn.ModuleList):
 
     Attributes:
         sides: pixels of the image along a side of an entry of each of the four maps.
+        halve: the 2x2 max-pool, of which another form may take the place.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Encoder(nn.ModuleList):
         channels = (1, *widths)
         super().__init__()
         self.sides = (first_stride, 2, 4, 8)
+        self.halve: Callable[[Tensor], Tensor] = partial(max_pool2d, kernel_size=2)
         for level in range(4):
             first, second, third = channels[2 * level : 2 * level + 3]
             normed = norm == 'batch' or (norm == 'batch_below_full' and level > 0)
@@ -99,11 +109,19 @@ class Encoder(nn.ModuleList):
                 )
             )
 
+    @property
+    def first(self) -> ConvBlock:
+        """The block that sees the picture."""
+        pair = self[0]
+        assert isinstance(pair, nn.Sequential)
+        assert isinstance(pair[0], ConvBlock)
+        return pair[0]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """`[B, 1, H, W]` to `[B, C, H / s, W / s]` for each s of `sides`; H and W multiples of 8."""
         features, map_ = [], image
         for block, pooled in zip(self, (False, self.sides[0] == 1, True, True), strict=True):
-            map_ = block(max_pool2d(map_, 2) if pooled else map_)
+            map_ = block(self.halve(map_) if pooled else map_)
             features.append(map_)
         return features
 

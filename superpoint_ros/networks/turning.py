@@ -9,7 +9,7 @@ run: with the weights written out in all orientations (`written_out`) it is made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,14 +129,18 @@ class StrongestTurning(TurningConv2d):
         weight, bias = self._in_all_orientations()
         assert bias is not None
         parts = zip(weight.chunk(ORIENTATIONS), bias.chunk(ORIENTATIONS), strict=True)
-        return _Strongest(frozen_convolution(*part, padding=int(self.padding[0])) for part in parts)
+        return Strongest(frozen_convolution(*part, padding=int(self.padding[0])) for part in parts)
 
 
-class _Strongest(nn.ModuleList):
-    """The largest of what its four modules answer."""
+class Strongest(nn.Module):
+    """The largest of what its four convolutions answer."""
+
+    def __init__(self, convolutions: Iterable[nn.Conv2d]) -> None:
+        super().__init__()
+        self.convolutions: Iterable[nn.Conv2d] = nn.ModuleList(convolutions)  # type: ignore[assignment]
 
     def forward(self, features: Tensor) -> Tensor:
-        return _largest([module(features) for module in self])
+        return _largest([convolution(features) for convolution in self.convolutions])
 
 
 def frozen_convolution(weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> nn.Conv2d:

@@ -118,8 +118,8 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', not {name!r}")
     if not torch.cuda.is_available():
         raise ValueError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU here; use device=cpu or auto")
-    if name == 'cuda' and 'LOCAL_RANK' in os.environ:
-        device = torch.device('cuda', int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
+    if name == 'cuda':
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
     else:
         device = torch.device(name)
     torch.cuda.set_device(device)

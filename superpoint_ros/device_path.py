@@ -1,0 +1,172 @@
+"""The whole way from pictures to features and their neighbours, as steps on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from superpoint_ros.engines import MapNetwork
+from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.levels import padding
+from superpoint_ros.networks import STRIDE, CellNetwork
+from superpoint_ros.on_device import (
+    Candidates,
+    DescriptorMaps,
+    DeviceFeatures,
+    DeviceNeighbours,
+    ScoreMaps,
+    cell_candidates,
+    highest_around,
+    nearest_neighbours,
+    pixel_candidates,
+    precedence,
+)
+from superpoint_ros.pyramid import area_weights, covering_pixels, level_shape
+
+Result = TypeVar('Result')
+
+
+class DeviceMaps(NamedTuple):
+    """What `engines.Maps` holds, of a batch."""
+
+    scores: Tensor
+    """[B, H, W] float32, without padding; or [B, h, w] of cells."""
+    descriptors: Tensor
+    """[B, H / s, W / s, D]."""
+    offsets: Tensor | None
+    """[B, h, w, 2] float32 of a network with a keypoint in every cell."""
+
+
+class DevicePath(nn.Module):
+    """From bytes to features and their neighbours among those of the images before, without a look from the host."""
+
+    def __init__(self, maps: MapNetwork, settings: KeypointSettings, shape: tuple[int, int]) -> None:
+        """maps: on their device; shape: (height, width) of the images."""
+        super().__init__()
+        self.maps = maps
+        self.settings = settings
+        per_octave = settings.levels_per_octave
+        self.shapes = [level_shape(shape, level, per_octave) for level in range(settings.sizes)]
+        """Of all sizes of an image that are looked at."""
+        device = next(maps.parameters()).device
+        self._side_by_side = _SideBySide(device, settings.sizes)
+        self._weights = [
+            [torch.from_numpy(area_weights(count, onto)).to(device) for count, onto in zip(shape, level, strict=True)]
+            for level in self.shapes[1:]
+        ]
+        self._factors = torch.tensor([(shape[1] / w, shape[0] / h) for h, w in self.shapes], device=device)
+
+        whole = [tuple(side + more for side, more in zip(s, padding(s, STRIDE), strict=True)) for s in self.shapes]
+        of_cells, stride = isinstance(maps.network, CellNetwork), maps.network.descriptor_stride
+        with_keypoints = (self.shapes, whole)[of_cells][: settings.levels]
+        cell = STRIDE if of_cells else 1
+        self._scores = ScoreMaps([(height // cell, width // cell) for height, width in with_keypoints], device)
+        self._first = [precedence(level, device) for level in self.shapes[: settings.levels] if not of_cells]
+        self._descriptors = DescriptorMaps(
+            [(height // stride, width // stride) for height, width in whole],
+            [(w / shape[1] / stride, h / shape[0] / stride) for h, w in self.shapes],
+            per_octave,
+            device,
+        )
+        self._covering = {
+            (number, other): [
+                torch.from_numpy(covering_pixels(*sides)).to(device)
+                for sides in zip(self.shapes[number], self.shapes[other], strict=True)
+            ]
+            for number in range(settings.levels)
+            for other in (number - 1, number + 1)
+            if 0 <= other < settings.sizes and not of_cells
+        }
+        """Of a level and one beside it: the rows and the columns of that one that the level's own lie in."""
+
+    def forward(
+        self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
+    ) -> tuple[DeviceFeatures, DeviceNeighbours]:
+        """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
+        images = images.float()
+        levels = self._side_by_side([partial(self._maps, level, images) for level in range(len(self.shapes))])
+        keypoints, scores, numbers = self._keypoints(levels, allowed)
+        descriptors = self._descriptors.describe([level.descriptors for level in levels], keypoints, numbers)
+        features = DeviceFeatures(keypoints, scores, descriptors, numbers)
+        return features, nearest_neighbours(features, earlier, of_one_level=self.settings.levels == 1)
+
+    def _maps(self, level: int, images: Tensor) -> DeviceMaps:
+        """What the network says about images [B, H, W] at one of their levels."""
+        if level:
+            down, across = self._weights[level - 1]
+            images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
+        height, width = images.shape[1:]
+        # The last row and column again, up to whole cells: padding that makes no edge.
+        bottom, right = padding((height, width), STRIDE)
+        whole = pad(images[:, None], (0, right, 0, bottom), mode='replicate') if bottom or right else images[:, None]
+        scores, descriptors, *offsets = self.maps(whole)
+        if offsets:
+            return DeviceMaps(scores, descriptors, offsets[0])
+        # Cropped before suppression, so that nothing in the padding competes with the image.
+        return DeviceMaps(scores[:, :height, :width], descriptors, None)
+
+    def _keypoints(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of all levels, [B, K, 2] in pixels of the image, their scores [B, K] and levels [B, K]."""
+        with_keypoints = levels[: len(allowed)]
+        if levels[0].offsets is None:
+            around = [highest_around(level.scores) for level in levels[: len(allowed) + 1]] if self._covering else []
+            numbers = range(len(allowed))
+            chosen = self._scores.choose(
+                self._side_by_side([partial(self._candidates, n, levels[n], allowed[n], around) for n in numbers]),
+                self.settings.max_keypoints,
+            )
+            keypoints = chosen.entries.float()
+            if self.settings.subpixel:
+                keypoints = keypoints + self._scores.subpixel_offsets([each.scores for each in with_keypoints], chosen)
+        else:
+            candidates, positions = zip(
+                *(
+                    cell_candidates(scores, offsets, where, self.settings)
+                    for (scores, _, offsets), where in zip(with_keypoints, allowed, strict=True)
+                    if offsets is not None
+                ),
+                strict=True,
+            )
+            chosen = self._scores.choose(candidates, self.settings.max_keypoints)
+            keypoints = torch.cat(positions, dim=1).gather(1, chosen.places[..., None].expand(-1, -1, 2))
+        if len(allowed) > 1:
+            keypoints = (keypoints + 0.5) * self._factors[chosen.maps] - 0.5
+        return keypoints, chosen.scores, chosen.maps
+
+    def _candidates(self, number: int, level: DeviceMaps, allowed: Tensor, around: Sequence[Tensor]) -> Candidates:
+        beside = [
+            around[other][:, rows[:, None], columns]
+            for (own, other), (rows, columns) in self._covering.items()
+            if own == number
+        ]
+        return pixel_candidates(level.scores, allowed, self._first[number], self.settings, beside)
+
+
+class _SideBySide:
+    """Runs jobs that do not need one another: on a CUDA device, which small images leave mostly idle, all at once."""
+
+    def __init__(self, device: torch.device, most: int) -> None:
+        """most: jobs at once."""
+        self._device = device
+        self._streams = [torch.cuda.Stream(device) for _ in range(most - 1)] if device.type == 'cuda' else []
+
+    def __call__(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        """Their results, in order. What they use must be held until all are done."""
+        if not self._streams:
+            return [job() for job in jobs]
+        here = torch.cuda.current_stream(self._device)
+        others = self._streams[: len(jobs) - 1]
+        for stream in others:
+            stream.wait_stream(here)
+        results = []
+        for stream, job in zip([here, *others], jobs, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(job())
+        for stream in others:
+            here.wait_stream(stream)
+        return results
