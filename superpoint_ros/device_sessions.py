@@ -33,8 +33,8 @@ class Session:
         is_graph: whether it is one CUDA graph; elsewhere, and where capture failed, the same steps run one by one.
     """
 
-    def __init__(self, path: DevicePath, batch: int, dimension: int) -> None:
-        """dimension: of the descriptors."""
+    def __init__(self, path: DevicePath, batch: int, dimension: int, *, graph: bool = True) -> None:
+        """dimension: of the descriptors; graph: whether CUDA may make one of the steps."""
         parameter = next(path.maps.parameters())
         device, count = parameter.device, path.settings.max_keypoints
         pinned = device.type == 'cuda'
@@ -55,7 +55,7 @@ class Session:
         )
         self._masks: list[np.ndarray | None] = []
         self._set_masks([None] * batch)
-        self._graph = self._capture() if pinned else None
+        self._graph = self._capture() if pinned and graph else None
 
     @property
     def is_graph(self) -> bool:
@@ -135,10 +135,11 @@ def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:
 class Sessions:
     """Finds features by sessions, one for each shape of batch and each setting that comes."""
 
-    def __init__(self, maps: MapNetwork, dimension: int) -> None:
-        """maps: on their device; dimension: of their descriptors."""
+    def __init__(self, maps: MapNetwork, dimension: int, *, graphs: bool = True) -> None:
+        """maps: on their device; dimension: of their descriptors; graphs: see `Session`."""
         self._maps = maps
         self._dimension = dimension
+        self._graphs = graphs
         self._sessions: dict[tuple[int, tuple[int, ...], KeypointSettings], tuple[Session, list[int]]] = {}
 
     def find(
@@ -175,5 +176,5 @@ class Sessions:
         if len(self._sessions) == MOST_SESSIONS:
             self._sessions.pop(next(iter(self._sessions)))
         path = DevicePath(self._maps, settings, (shape[0], shape[1]))
-        self._sessions[key] = Session(path, batch, self._dimension), [0] * batch
+        self._sessions[key] = Session(path, batch, self._dimension, graph=self._graphs), [0] * batch
         return self._sessions[key]

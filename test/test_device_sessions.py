@@ -11,7 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from superpoint_ros import device_sessions
 from superpoint_ros.detector import Detector
+from superpoint_ros.device_path import DevicePath
 from superpoint_ros.device_sessions import Sessions
+from superpoint_ros.engines import FusedMapNetwork
 from superpoint_ros.frontend import Frontend
 from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.matching import match
@@ -24,6 +26,7 @@ from superpoint_ros.networks import (
     UnsuperPointConfig,
     load_network,
 )
+from superpoint_ros.on_device import DeviceFeatures
 from superpoint_ros.rig import Rig, Shot
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -195,6 +198,26 @@ def test_no_operation_of_a_session_has_values_from_the_host_or_waits_for_some_th
         session._step()
     assert not meetings.found
     assert meetings.operations > 100
+
+
+@pytest.mark.parametrize('levels', [1, 4])
+@pytest.mark.parametrize('name', ['superpoint', 'goodpoint', 'kp2d'])
+def test_all_that_a_path_computes_with_is_on_its_device(name, levels):
+    """On the `meta` device, which has no values but refuses to compute with what is elsewhere, as CUDA does."""
+    maps = FusedMapNetwork(make_network(name)).to('meta')
+    path = DevicePath(maps, KeypointSettings(max_keypoints=9, levels=levels), (75, 101))
+    earlier = DeviceFeatures(
+        torch.zeros(2, 9, 2, device='meta'),
+        torch.zeros(2, 9, device='meta'),
+        torch.zeros(2, 9, maps.network.config.descriptor_dim, device='meta', dtype=torch.float16),
+        torch.zeros(2, 9, device='meta', dtype=torch.int64),
+    )
+    allowed = [torch.zeros(2, *shape, device='meta', dtype=torch.bool) for shape in path.shapes[:levels]]
+    images = torch.zeros(2, 75, 101, device='meta', dtype=torch.uint8)
+    features, neighbours = path(images, allowed, earlier)
+    assert {tensor.device.type for tensor in (*features, *neighbours)} == {'meta'}
+    with pytest.raises(RuntimeError, match='device'):
+        path(torch.zeros(2, 75, 101, dtype=torch.uint8), allowed, earlier)
 
 
 def test_meetings_with_the_host_are_noticed():

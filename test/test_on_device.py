@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from superpoint_ros import keypoints as reference
 from superpoint_ros import on_device
+from superpoint_ros.engines import Maps
 from superpoint_ros.features import Features, Neighbours
 from superpoint_ros.keypoints import KeypointSettings
+from superpoint_ros.levels import Level, describe
 from superpoint_ros.matching import MatchSettings, match, mutual_nearest, similarity_matrix
 from superpoint_ros.on_device import DeviceFeatures
+from superpoint_ros.pyramid import level_shape
 
 DEVICES = [
     'cpu',
@@ -119,6 +122,65 @@ def test_the_same_descriptors_as_numpy(device, stride):
     np.testing.assert_allclose(
         sampled[0].cpu(), reference.sample_descriptors(descriptor_map, points, stride), atol=1e-5
     )
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('shape', [(96, 130), (7, 90), (90, 7)])
+@pytest.mark.parametrize('per_octave', [1, 2, 3])
+def test_the_same_blend_of_levels_as_numpy(device, shape, per_octave):
+    """Down to levels whose maps are a single entry high or wide."""
+    rng = np.random.default_rng(per_octave)
+    chosen = KeypointSettings(levels=3, levels_per_octave=per_octave)
+    shapes = [level_shape(shape, level, per_octave) for level in range(chosen.sizes)]
+    maps = [rng.normal(size=(-(-h // 8), -(-w // 8), 16)).astype(np.float32) for h, w in shapes]
+    levels = [Level(each, None, Maps(np.zeros((1, 1)), map_)) for each, map_ in zip(shapes, maps, strict=True)]
+    keypoints = rng.uniform(-2, [shape[1] + 2, shape[0] + 2], (200, 2)).astype(np.float32)
+    numbers = rng.integers(0, 3, 200)
+    on_device_maps = on_device.DescriptorMaps(
+        [map_.shape[:2] for map_ in maps],
+        [(w / shape[1] / 8, h / shape[0] / 8) for h, w in shapes],
+        per_octave,
+        torch.device(device),
+    )
+    described = on_device_maps.describe(
+        [torch.from_numpy(map_)[None].to(device) for map_ in maps],
+        torch.from_numpy(keypoints)[None].to(device),
+        torch.from_numpy(numbers)[None].to(device),
+    )
+    np.testing.assert_allclose(described[0].cpu(), describe(levels, keypoints, numbers, chosen, 8), atol=2e-5)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    shapes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4),
+    radius=st.integers(0, 4),
+    count=st.integers(1, 60),
+)
+def test_the_best_of_several_maps_are_the_best_of_each_together(device, seed, shapes, radius, count):
+    rng = np.random.default_rng(seed)
+    options = KeypointSettings(max_keypoints=count, nms_radius=radius, border=0, detection_threshold=0.4)
+    scores = [smooth_scores(rng, *shape) for shape in shapes]
+    each = [reference.select_keypoints(map_, options) for map_ in scores]
+    best = np.concatenate([values for _, values in each])
+    order = np.argsort(-best, kind='stable')[:count]
+    places = np.concatenate([keypoints for keypoints, _ in each])[order]
+    numbers = np.concatenate([np.full(len(values), number) for number, (_, values) in enumerate(each)])[order]
+    maps = [torch.from_numpy(map_)[None].to(device) for map_ in scores]
+    candidates = [
+        on_device.pixel_candidates(
+            map_, torch.ones_like(map_, dtype=torch.bool), on_device.precedence(shape, map_.device), options
+        )
+        for map_, shape in zip(maps, shapes, strict=True)
+    ]
+    flat = on_device.ScoreMaps(shapes, maps[0].device)
+    chosen = flat.choose(candidates, count)
+    found = (chosen.entries + flat.subpixel_offsets(maps, chosen))[0, : len(order)].cpu().numpy()
+    np.testing.assert_array_equal(chosen.scores[0, : len(order)].cpu(), best[order])
+    assert (chosen.scores[0, len(order) :] == 0).all()
+    np.testing.assert_array_equal(chosen.maps[0, : len(order)].cpu(), numbers)
+    np.testing.assert_allclose(found, places, atol=1e-3)
 
 
 @pytest.mark.parametrize('device', DEVICES)

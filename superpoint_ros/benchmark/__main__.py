@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from superpoint_ros.arguments import at_least
-from superpoint_ros.benchmark.ceiling import measure_ceiling
+from superpoint_ros.benchmark.ceiling import measure_ceiling, time_eager
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import SIZE, decode, load_pictures
@@ -79,7 +79,9 @@ def measure_stages(pictures: list[np.ndarray], options: argparse.Namespace) -> d
         )
         result, frames = measure_frontend(detector, pictures, options.scaling)
         if isinstance(detector.engine, TorchEngine) and detector.engine.device.type == 'cuda':
-            result['ceiling'] = measure_ceiling(detector.engine, CEILING_BATCH)
+            network = load_network(weights)
+            result['ceiling'] = measure_ceiling(detector.engine, network, CEILING_BATCH)
+            result['eager'] = time_eager(detector, network, pictures)
         runs[weights] = detector.settings, result, frames
         del detector  # lest the memory of the next one include it
     # Only now, so that what the peers leave in caches and thread pools touches none of the figures above.

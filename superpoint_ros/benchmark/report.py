@@ -43,8 +43,9 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
         columns = [times['stages'].get(stage) for times in (frontend, plain) if times]
         if any(columns):
             lines.append(_row(stage, columns[0]) + ''.join(_row('', column, 3) for column in columns[1:]))
-    totals = [times['end_to_end'] for times in (frontend, plain) if times]
-    lines.append(_row('end to end', totals[0]) + ''.join(_row('', total, 3) for total in totals[1:]))
+    for label, key in (('image to match', 'passage'), ('end to end', 'end_to_end')):
+        totals = [times[key] for times in (frontend, plain) if times]
+        lines.append(_row(label, totals[0]) + ''.join(_row('', total, 3) for total in totals[1:]))
     lines += [_row(f'+ {stage}', frontend['stages'].get(stage)) for stage in EXTRA_STAGES]
     lines.append(_row('in all', frontend['in_all']))
     lines.append(f'from end to end, without {" and ".join(EXTRA_STAGES)}, as the peers are timed:')
@@ -61,8 +62,11 @@ def _format_weights(result: dict[str, Any]) -> list[str]:
     if ceiling := result.get('ceiling'):
         lines.append(
             '{batch} at once through the network alone: {images_per_second} images a second, {share:.0%} of the '
-            '{ceiling_tflops:.3g} Tflop/s of a convolution; one image {eager_ms} ms'.format(**ceiling)
+            '{ceiling_tflops:.3g} Tflop/s of a convolution'.format(**ceiling)
         )
+    if eager := result.get('eager'):
+        lines.append(_row('image to match in eager torch', eager, 40))
+        lines.append(f'{eager["p50"] / frontend["passage"]["p50"]:.2f} times as fast as that')
     return lines
 
 

@@ -25,6 +25,8 @@ NETWORK = ('network', 'score map')
 STAGES = ('decode', *NETWORK, 'keypoints', 'descriptors', 'features', 'matching', 'message')
 """From the picture to its matches and the message. 'keypoints' is NMS and top-k. The front-end has no 'score map': its
 engines compute that in 'network'; OpenCV finds and describes at once, its 'features'."""
+PASSAGE = STAGES[1:-1]
+"""From the image to its matches."""
 EXTRA_STAGES = ('verification', 'tracks')
 """Of the front-end, which its peers lack."""
 PERCENTS = (50, 95, 99)
@@ -86,17 +88,19 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def summarise(times: Times) -> dict[str, Any]:
     """Percentiles in ms of every stage there is and of sums, and the share of the first that is not the network.
 
-    'end_to_end' is the sum of STAGES, which peers have, too; 'in_all' is with EXTRA_STAGES.
+    'end_to_end' is the sum of STAGES, which peers have, too; 'passage' of PASSAGE; 'in_all' is with EXTRA_STAGES.
     """
     stages = {
         stage: percentiles([frame[stage] for frame in times]) for stage in STAGES + EXTRA_STAGES if stage in times[0]
     }
     sums = [sum(_times_of(frame, STAGES)) for frame in times]
+    passage = [sum(_times_of(frame, PASSAGE)) for frame in times]
     in_all = [sum(_times_of(frame, STAGES + EXTRA_STAGES)) for frame in times]
     beside = [1 - sum(_times_of(frame, NETWORK)) / total for frame, total in zip(times, sums, strict=True)]
     return {
         'stages': stages,
         'end_to_end': percentiles(sums),
+        'passage': percentiles(passage),
         'in_all': percentiles(in_all),
         'beside_network': round(float(np.median(beside)), 4),
     }

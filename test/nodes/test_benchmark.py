@@ -9,14 +9,14 @@ import torch
 
 from superpoint_ros.benchmark import ceiling, scaling
 from superpoint_ros.benchmark.__main__ import main, parse_arguments
-from superpoint_ros.benchmark.ceiling import count_operations, measure_ceiling
+from superpoint_ros.benchmark.ceiling import count_operations, measure_ceiling, time_eager
 from superpoint_ros.benchmark.classical import NORMS, Classical
 from superpoint_ros.benchmark.meter import Meter
 from superpoint_ros.benchmark.pictures import decode, load_pictures
 from superpoint_ros.benchmark.plain import Plain, mutual_matches
 from superpoint_ros.benchmark.report import format_node_report, format_report
 from superpoint_ros.benchmark.scaling import time_batches
-from superpoint_ros.benchmark.stages import EXTRA_STAGES, STAGES, Header, percentiles, summarise
+from superpoint_ros.benchmark.stages import EXTRA_STAGES, STAGES, WARM_UP_FRAMES, Header, percentiles, summarise
 from superpoint_ros.detector import Detector
 from superpoint_ros.engines import TorchEngine
 from superpoint_ros.features import Features
@@ -96,9 +96,18 @@ def test_operations_are_those_of_the_convolutions_one_by_one():
 
 def test_a_share_of_the_ceiling_is_the_rate_reached_over_the_probes(monkeypatch):
     monkeypatch.setattr(ceiling, 'REPEATS', 1)
-    result = measure_ceiling(TorchEngine(load_network('superpoint_small'), torch.device('cpu')), 2)
+    network = load_network('superpoint_small')
+    result = measure_ceiling(TorchEngine(network, torch.device('cpu')), network, 2)
     assert result['share'] == pytest.approx(result['tflops'] / result['ceiling_tflops'], rel=0.05)
     assert result['tflops'] * 1e3 == pytest.approx(result['gflop_an_image'] * result['images_per_second'], rel=0.05)
+
+
+def test_eager_torch_is_timed_on_the_same_pictures_one_step_after_another(photographs):
+    detector = Detector.load('superpoint_small', 'cpu', engine='torch', levels=1)
+    times = time_eager(detector, load_network('superpoint_small'), load_pictures(WARM_UP_FRAMES + 2)[0])
+    assert 0 < times['p50'] <= times['p99']
+    ((session, _),) = detector.sessions._sessions.values()
+    assert not session.is_graph
 
 
 def test_the_meter_sees_what_a_process_takes():
@@ -127,6 +136,7 @@ def test_sums_are_of_the_stages_that_they_name():
     slow = {stage: 3 * ms for stage, ms in frame.items()}
     summary = summarise([frame, slow, frame])
     shared = sum(frame[stage] for stage in names if stage in STAGES)
+    assert summary['passage']['p50'] == pytest.approx(shared - frame['decode'] - frame['message'])
     assert summary['end_to_end'] == pytest.approx({'p50': shared, 'p95': 2.8 * shared, 'p99': 2.96 * shared})
     assert summary['in_all']['p50'] == shared + frame['verification'] + frame['tracks']
     assert summary['beside_network'] == pytest.approx(1 - frame['network'] / shared, abs=1e-4)

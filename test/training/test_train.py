@@ -152,6 +152,22 @@ def test_nothing_but_weights_and_labels_is_written_over(tmp_path, capsys):
         assert f"--out must end in {suffix}, not '.md'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('name', 'rank', 'number'), [
+    ('auto', None, 0), ('cuda', None, 0), ('cuda:1', None, 1), ('auto', 1, 1), ('cuda', 3, 1), ('cuda:0', 1, 0),
+])  # fmt: skip
+def test_a_gpu_is_chosen_by_its_number(monkeypatch, name, rank, number):
+    """PyTorch sets no device that has none."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if rank is not None:
+        monkeypatch.setenv('LOCAL_RANK', str(rank))
+    assert pick_device(name) == torch.device('cuda', number)
+    assert chosen == [torch.device('cuda', number)]
+
+
 def test_a_device_that_there_is_not_is_refused_by_name():
     for name in ('gpu', 'cuda0', 'mps'):
         with pytest.raises(ValueError, match=f"'cpu', 'cuda' or 'cuda:<number>', not '{name}'"):
