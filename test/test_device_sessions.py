@@ -176,6 +176,22 @@ def test_matches_to_the_frame_before_are_those_of_the_way_by_maps():
     assert len(frame.matches) > 50
 
 
+@pytest.mark.parametrize('levels', [1, 4])
+def test_neighbours_are_those_that_matching_finds_among_the_same_features(levels):
+    _, detector = both_ways(make_network('superpoint'), levels=levels)
+    picture = photograph(260, 340)
+    train, query = (detector.detect(view) for view in (picture[:200, :280], picture[40:240, 30:310]))
+    assert set(query.levels) == set(range(levels))
+    found, expected = match(query, train), match(replace(query, neighbours=None), train)
+    assert query.neighbours.among == train.serial
+    np.testing.assert_array_equal(found.query, expected.query)
+    np.testing.assert_array_equal(found.train, expected.train)
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
+    assert len(found) > 50
+    # Something is to be seen of what levels cost.
+    assert levels == 1 or not np.array_equal(query.levels[found.query], train.levels[found.train])
+
+
 def test_a_frame_that_was_not_the_one_before_is_compared_anew():
     _, detector = both_ways(make_network('superpoint'))
     first, second, third = (detector.detect(photograph(96, 128, seed)) for seed in range(3))
