@@ -18,6 +18,7 @@ from superpoint_training.examples import (
     batches,
     cell_targets,
     expected_keypoints,
+    workers_beside,
 )
 from superpoint_training.frames import Frames
 from superpoint_training.homographies import HomographyConfig, inside, warp_points
@@ -278,6 +279,17 @@ def test_ranks_share_a_batch_in_order():
     assert [batch.tolist() for batch in whole] == [list(range(12, 18)), list(range(18, 24))]
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([part[step] for part in parts]), batch)
+
+
+@pytest.mark.parametrize(('device', 'together', 'expected'), [
+    ('cpu', None, 1), ('cpu', 4, 1), ('cuda', None, 15), ('cuda', 4, 3), ('cuda', 16, 1),
+])  # fmt: skip
+def test_a_gpu_has_as_many_processes_make_examples_as_there_are_cores(monkeypatch, device, together, expected):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(16)))
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    if together:
+        monkeypatch.setenv('LOCAL_WORLD_SIZE', str(together))
+    assert workers_beside(torch.device(device)) == expected
 
 
 def test_ctrl_c_does_not_end_the_processes_that_make_examples():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from superpoint_ros.networks import SuperPoint
+from superpoint_training import loop
 from superpoint_training.averaging import Average, blend
 from superpoint_training.distributed import World
 from superpoint_training.examples import batches
@@ -62,6 +64,27 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(('makes', 'trains', 'waited'), [(3, 0, 1), (0, 3, 0), (1, 3, 0.25)])
+def test_it_is_known_how_much_of_the_time_went_into_waiting_for_examples(tmp_path, monkeypatch, makes, trains, waited):
+    """All but the first, which takes as long as the processes need to begin."""
+    now = 0.0
+    monkeypatch.setattr(loop, 'time', SimpleNamespace(monotonic=lambda: now))
+
+    def slowly_made(first, last):
+        nonlocal now
+        now += 1000
+        for batch in numbered_batches(first, last):
+            yield batch
+            now += makes
+
+    def slowly_trained(network, batch):
+        nonlocal now
+        now += trains
+        return squares(network, batch)
+
+    assert run(tmp_path, steps=20, batches=slowly_made, losses=slowly_trained).waited == pytest.approx(waited, abs=1e-6)
 
 
 def test_a_gradient_is_no_longer_than_allowed(tmp_path):

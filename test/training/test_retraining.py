@@ -16,7 +16,7 @@ from superpoint_training.failures import TrainingError
 from superpoint_training.loop import LoopConfig
 from superpoint_training.protocols import PROTOCOLS
 from superpoint_training.recipes import Recipe
-from superpoint_training.retraining import run
+from superpoint_training.retraining import run, schedule
 from superpoint_training.retraining.general import general_frames, general_pairs
 from superpoint_training.retraining.proof import Verdict
 from superpoint_training.retraining.run import split_held_out
@@ -91,6 +91,28 @@ def test_a_step_takes_as_long_as_one_process_takes_for_its_part():
     config = SimpleNamespace(loop=LoopConfig(batch_size=8, micro_batch=8))
     assert seconds_a_step(recipe, nn.Linear(1, 1), {}, config, World(0, 4)) > 0
     assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize(('workers', 'expected'), [(0, 21), (1, 16), (4, 5)])
+def test_a_step_takes_as_long_as_its_examples_take_to_make_where_that_is_longer(monkeypatch, workers, expected):
+    """Eight that take 2 each, beside 5 of training."""
+    now = 0
+
+    class Slow(Ones):
+        def __getitem__(self, index):
+            nonlocal now
+            now += 2
+            return super().__getitem__(index)
+
+    def losses(network, batch):
+        nonlocal now
+        now += 5
+        return {'total': network(batch['x']).mean()}
+
+    monkeypatch.setattr(schedule, 'time', SimpleNamespace(perf_counter=lambda: now))
+    recipe = Recipe(object, lambda _: None, lambda *_: Slow(), lambda _: losses, 'linear')
+    config = SimpleNamespace(loop=LoopConfig(batch_size=8, micro_batch=8, workers=workers))
+    assert seconds_a_step(recipe, nn.Linear(1, 1), {}, config, World()) == expected
 
 
 def is_refused(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -221,14 +222,27 @@ class PairExamples(Dataset[Example]):
         }
 
 
+def workers_beside(device: torch.device) -> int:
+    """How many processes make examples unless a configuration says.
+
+    One beside a CPU, which has the rest to do for the training. Beside a GPU, which trains on more than they make, all
+    cores but one, shared among the processes that torchrun started on this machine.
+    """
+    if device.type == 'cpu':
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get('LOCAL_WORLD_SIZE', '1')) - 1)
+
+
 def batches(
-    dataset: Dataset[Example], batch_size: int, start: int, stop: int, workers: int, world: World
+    dataset: Dataset[Example], batch_size: int, start: int, stop: int, workers: int | None, world: World
 ) -> Iterator[Example]:
     """This process's part of batches number `start` to `stop - 1` of numbered examples, made by worker processes.
 
-    Batch k is the examples `k * batch_size` and on, dealt out in runs of equal length, in the order of the ranks.
+    Their number is that of `workers_beside` if it is not given. Batch k is the examples `k * batch_size` and on, dealt
+    out in runs of equal length, in the order of the ranks.
     """
     own = batch_size // world.size
+    workers = workers_beside(world.device) if workers is None else workers
     firsts = [step * batch_size + world.rank * own for step in range(start, stop)]
     loader = DataLoader(
         dataset,

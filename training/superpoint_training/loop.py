@@ -45,7 +45,8 @@ class LoopConfig:
         validate_every: steps between two validations; 0 for none.
         watch: the validated figure, higher being better, by which the best weights are kept; '' keeps the last.
         patience: validations in a row without a new best that end the run; 0 for never.
-        workers: processes that make examples; 0 makes them in the training process.
+        workers: processes that make examples; 0 makes them in the training process; see `examples.workers_beside` for
+            what there are unless this is given.
         checkpoint_seconds: between two checkpoints.
         record_every: steps between two points of the losses' curves.
     """
@@ -62,7 +63,7 @@ class LoopConfig:
     validate_every: int = 0
     watch: str = ''
     patience: int = 0
-    workers: int = 1
+    workers: int | None = None
     checkpoint_seconds: float = 30
     record_every: int = 20
 
@@ -70,7 +71,7 @@ class LoopConfig:
         if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
             raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
         rates = self.learning_rate, self.weight_decay
-        if min(*rates, self.warm_up, self.validate_every, self.patience, self.workers) < 0:
+        if min(*rates, self.warm_up, self.validate_every, self.patience, self.workers or 0) < 0:
             raise ValueError(
                 'learning_rate, weight_decay, warm_up, validate_every, patience and workers must not be negative'
             )
@@ -104,6 +105,7 @@ class Outcome:
         figures: that they reached in validation; empty when they were not validated.
         steps: done in all.
         seconds: trained in all.
+        waited: of the seconds of this call, the share that went into waiting for examples.
         losses: their running means.
         curves: points (step, value) by name: `loss/...`, `learning_rate`, `validation/...`.
         finished: whether the schedule is over, or patience; else the run waits to be called again.
@@ -114,6 +116,7 @@ class Outcome:
     figures: dict[str, float]
     steps: int
     seconds: float
+    waited: float
     losses: dict[str, float]
     curves: Curves
     finished: bool
@@ -125,6 +128,29 @@ def learning_rate(step: int, config: LoopConfig) -> float:
         return config.learning_rate * (step + 1) / config.warm_up
     progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Waiting:
+    """How much of the time is spent on waiting for the next of something."""
+
+    def __init__(self) -> None:
+        self._waited, self._used = 0.0, 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the time so far, but for the first, which is waited for however quick those are that make them."""
+        return self._waited / max(self._waited + self._used, 1e-9)
+
+    def of(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same, timed."""
+        batch = next(batches, None)
+        while batch is not None:
+            began = time.monotonic()
+            yield batch
+            used = time.monotonic()
+            batch = next(batches, None)
+            self._used += used - began
+            self._waited += time.monotonic() - used
 
 
 class _Run:
@@ -140,6 +166,7 @@ class _Run:
         self.accumulator = Accumulator(network, config.micro_batch, world)
         self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         self.step, self.seconds, self.bad_in_a_row = 0, 0.0, 0
+        self.waiting = Waiting()
         self.means: dict[str, float] = {}
         self.curves: Curves = {}
         self.best: dict[str, Any] = {}
@@ -224,7 +251,9 @@ class _Run:
         if self.best and (self.config.watch or self.best['step'] == step):
             network.load_state_dict(self.best['network'])
             step, figures = self.best['step'], self.best['figures']
-        return Outcome(network, step, figures, self.step, self.seconds, self.means, self.curves, self.finished)
+        return Outcome(
+            network, step, figures, self.step, self.seconds, self.waiting.share, self.means, self.curves, self.finished
+        )
 
 
 def train(
@@ -311,7 +340,7 @@ def _go_on(
     config, lap = run.config, time.monotonic()
     if validate and run.validation_is_due:  # of fresh weights, or because a run was stopped while it validated
         journal.add('validation/', run.step, run.validate(validate))
-    for batch in make_batches(run.step, config.steps) if not run.finished else ():
+    for batch in run.waiting.of(make_batches(run.step, config.steps)) if not run.finished else ():
         stopped = run.take_step(batch, compute_losses, wants_to_stop())
         journal.advance(run.means)
         if run.step % config.record_every == 0:

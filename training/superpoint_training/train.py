@@ -30,6 +30,9 @@ from superpoint_training.recipes import MAGICPOINT, RECIPES, Recipe
 from superpoint_training.recipes.losses import constant_prediction_loss
 from superpoint_training.sources import LabelledFrames, PairSource, PlainFrames, usable
 
+MUCH_WAITING = 0.2
+"""Share of the time above which a training says that it waited for examples."""
+
 
 def start_from(network: KeypointNetwork, weights: str, recipe: Recipe, frames: NamedFrames | None) -> str:
     """Give a network the values of stored weights wherever name and shape agree; says how many did.
@@ -134,6 +137,10 @@ def run(options: argparse.Namespace, world: World) -> bool:
             written = options.out
         minutes, losses = outcome.seconds / 60, about['losses']
         print(f'{written}: step {outcome.steps} of {config.loop.steps}, {minutes:.1f} min, {losses}')
+        if outcome.waited > MUCH_WAITING:
+            print(
+                f'{outcome.waited:.0%} of the time went into waiting for examples: loop.workers sets how many make them'
+            )
     return outcome.finished
 
 

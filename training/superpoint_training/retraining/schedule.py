@@ -15,7 +15,7 @@ from torch import nn
 from superpoint_training.accumulation import Accumulator
 from superpoint_training.adaptation import Adaptation, LabelConfig
 from superpoint_training.distributed import World
-from superpoint_training.examples import batches
+from superpoint_training.examples import batches, workers_beside
 from superpoint_training.recipes import Recipe
 from superpoint_training.sources import PairSource
 
@@ -26,24 +26,34 @@ FEWEST_STEPS = 20
 def seconds_a_step(
     recipe: Recipe, network: nn.Module, sources: Mapping[str, PairSource], config: Any, world: World
 ) -> float:
-    """Time of a training step, forward and backward, of one process's part of the batch; on copies."""
+    """Time of a training step of one process's part of the batch, on copies.
+
+    That is forward and backward or, if it is longer, as beside a GPU, the time in which the workers make the examples.
+    """
     trial = copy.deepcopy(network).to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     alone = replace(world, size=1, rank=0)
     accumulator = Accumulator(trial, config.loop.micro_batch, alone)
     losses = recipe.make_losses(config)
     examples = recipe.make_examples(config, sources)
-    laps = []
     own = config.loop.batch_size // world.size
+    workers = workers_beside(world.device) if config.loop.workers is None else config.loop.workers
+    making, training = [], []
+    began = time.perf_counter()
     for index, batch in enumerate(batches(examples, own, 0, TIMED_STEPS + 1, 0, alone)):
+        made = time.perf_counter()
+        float(accumulator.run(batch, losses, index)['total'])  # whose value a GPU must have
+        making.append(made - began)
         began = time.perf_counter()
-        accumulator.run(batch, losses, index)
-        laps.append(time.perf_counter() - began)
-    return sorted(laps[1:])[TIMED_STEPS // 2]
+        training.append(began - made)
+    train, make = (sorted(laps[1:])[TIMED_STEPS // 2] for laps in (training, making))
+    return max(train, make / workers) if workers else train + make
 
 
 def seconds_a_label(network: nn.Module, frame: np.ndarray, config: LabelConfig, world: World) -> float:
     """Time to label a frame `[H, W]` uint8."""
     adaptation = Adaptation(network.to(world.device).eval(), config, world.device)
+    if world.device.type == 'cuda':
+        adaptation.scores(frame, np.random.default_rng(0))  # the first takes a second or more to set up
     began = time.perf_counter()
     adaptation.scores(frame, np.random.default_rng(0))
     return time.perf_counter() - began
