@@ -42,7 +42,7 @@ setup(
         'PyYAML',
         'rosbags>=0.10',
         'safetensors>=0.4',
-        'torch>=2.1',
+        'torch>=2.3',  # before, streams beside a CUDA graph's own took memory that is not the graph's
     ],
     extras_require={
         # rclpy and the messages for machines without a ROS distribution.

@@ -148,7 +148,7 @@ class DevicePath(nn.Module):
 
 
 class _SideBySide:
-    """Runs jobs that do not need one another: on a CUDA device, which small images leave mostly idle, all at once."""
+    """Runs jobs that do not need one another; in a CUDA graph, whose device small images leave idle, all at once."""
 
     def __init__(self, device: torch.device, most: int) -> None:
         """most: jobs at once."""
@@ -157,7 +157,8 @@ class _SideBySide:
 
     def __call__(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         """Their results, in order. What they use must be held until all are done."""
-        if not self._streams:
+        # Outside of a graph it is the host that takes longest, and memory would have to be kept for each stream.
+        if not self._streams or not torch.cuda.is_current_stream_capturing():
             return [job() for job in jobs]
         here = torch.cuda.current_stream(self._device)
         others = self._streams[: len(jobs) - 1]

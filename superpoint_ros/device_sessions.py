@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from threading import Lock
 
@@ -107,13 +108,13 @@ class Session:
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
-            with _CAPTURING, torch.inference_mode(), torch.cuda.device(self._device):
-                with torch.cuda.stream(stream):
-                    for _ in range(3):  # algorithms are chosen, memory is taken
-                        self._step()
+            # The outer `stream` gives back the one before, which a capture that fails may not.
+            with _CAPTURING, torch.inference_mode(), torch.cuda.device(self._device), torch.cuda.stream(stream):
+                for _ in range(3):  # algorithms are chosen, memory is taken
+                    self._step()
                 graph = torch.cuda.CUDAGraph()
                 # While weights are reloaded another thread goes on using the device, which must not spoil the graph.
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
+                with _own_workspaces(), torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
                     self._step()
         except RuntimeError as error:
             torch.cuda.synchronize(self._device)  # raises if it is the device that failed
@@ -124,6 +125,19 @@ class Session:
             for tensor in self._earlier:  # what warmed up is nobody's neighbour
                 tensor.zero_()
         return graph
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Within it a graph takes memory of its own for cuBLAS to compute in, as torch's compiler has it.
+
+    Otherwise that is each stream's, which another graph's end, or a thread's, may free while this one goes on using it.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from superpoint_ros.engines import FusedMapNetwork, MapNetwork
+from superpoint_ros.engines import FusedMapNetwork, MapNetwork, fused_or
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, fold_batch_norm, fuse, load_network, shipped_weights
 
 DEVICES = [
@@ -72,10 +72,41 @@ def test_nothing_is_added_and_cut_off_in_passes_of_its_own():
 @pytest.mark.parametrize('name', shipped_weights())
 def test_half_precision_is_near_float32(name, device):
     """A value is rounded by up to 1 / 2048, in each of a dozen layers."""
-    network, images = load_network(name), pictures().to(device)
-    exact, fused = (
-        maps.to(device, memory_format=torch.channels_last).eval()(images)
-        for maps in (MapNetwork(network), FusedMapNetwork(network))
+    network = load_network(name)
+    exact = MapNetwork(network).eval()(pictures())
+    fused = FusedMapNetwork(network).eval().to(device, memory_format=torch.channels_last)
+    for map_, reference in zip(fused(pictures().to(device)), exact, strict=True):
+        assert (map_.cpu() - reference).norm() < 0.005 * reference.norm()
+
+
+def test_a_fused_network_is_taken_where_it_computes_the_same():
+    plain, fused = (
+        maps(load_network('superpoint_small'), torch.bfloat16).eval() for maps in (MapNetwork, FusedMapNetwork)
     )
-    for map_, reference in zip(fused, exact, strict=True):
-        assert (map_ - reference).norm() < 0.005 * reference.norm()
+    assert fused_or(plain, fused) is fused
+
+
+class Failing(FusedMapNetwork):
+    """As cuDNN does where it has no such step, or where a step reads what nobody wrote."""
+
+    def forward(self, images):
+        if self.fault == 'error':
+            raise RuntimeError('GET was unable to find an engine to execute this computation')
+        scores, descriptors = super().forward(images)
+        if self.fault == 'wrong':
+            scores[0, 100, 100] = 5.0
+        else:
+            {'nan scores': scores, 'nan descriptors': descriptors}[self.fault][0, 10, 10] = torch.nan
+        return scores, descriptors
+
+
+@pytest.mark.parametrize(('fault', 'told'), [
+    ('error', 'unable to find an engine'), ('nan scores', 'off by nan'), ('nan descriptors', 'off by .*, nan'),
+    ('wrong', r'off by \d+'),
+])  # fmt: skip
+def test_it_is_not_taken_elsewhere_which_is_said(fault, told):
+    network = load_network('superpoint_small')
+    plain, fused = MapNetwork(network).eval(), Failing(network, torch.float32).eval()
+    fused.fault = fault
+    with pytest.warns(UserWarning, match=f'in one step here: .*{told}'):
+        assert fused_or(plain, fused) is plain

@@ -166,6 +166,8 @@ def test_a_gpu_is_chosen_by_its_number(monkeypatch, name, rank, number):
         monkeypatch.setenv('LOCAL_RANK', str(rank))
     assert pick_device(name) == torch.device('cuda', number)
     assert chosen == [torch.device('cuda', number)]
+    with pytest.raises(ValueError, match=r'cuda:2.* sees 2 here'):
+        pick_device('cuda:2')
 
 
 def test_a_device_that_there_is_not_is_refused_by_name():

@@ -122,6 +122,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
     else:
         device = torch.device(name)
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"device '{name}' was asked for, but PyTorch sees {torch.cuda.device_count()} here, from cuda:0"
+            )
     torch.cuda.set_device(device)
     return device
 
