@@ -16,6 +16,7 @@ from superpoint_ros.levels import padding
 from superpoint_ros.networks import STRIDE, CellNetwork
 from superpoint_ros.on_device import (
     Candidates,
+    Chosen,
     DescriptorMaps,
     DeviceFeatures,
     DeviceNeighbours,
@@ -61,14 +62,13 @@ class DevicePath(nn.Module):
         ]
         self._factors = torch.tensor([(shape[1] / w, shape[0] / h) for h, w in self.shapes], device=device)
 
-        whole = [tuple(side + more for side, more in zip(s, padding(s, STRIDE), strict=True)) for s in self.shapes]
+        padded = [(h + bottom, w + right) for h, w in self.shapes for bottom, right in [padding((h, w), STRIDE)]]
         of_cells, stride = isinstance(maps.network, CellNetwork), maps.network.descriptor_stride
-        with_keypoints = (self.shapes, whole)[of_cells][: settings.levels]
-        cell = STRIDE if of_cells else 1
-        self._scores = ScoreMaps([(height // cell, width // cell) for height, width in with_keypoints], device)
+        of_scores = [(h // STRIDE, w // STRIDE) for h, w in padded] if of_cells else self.shapes
+        self._scores = ScoreMaps(of_scores[: settings.levels], device)
         self._first = [precedence(level, device) for level in self.shapes[: settings.levels] if not of_cells]
         self._descriptors = DescriptorMaps(
-            [(height // stride, width // stride) for height, width in whole],
+            [(h // stride, w // stride) for h, w in padded],
             [(w / shape[1] / stride, h / shape[0] / stride) for h, w in self.shapes],
             per_octave,
             device,
@@ -112,31 +112,35 @@ class DevicePath(nn.Module):
 
     def _keypoints(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The best of all levels, [B, K, 2] in pixels of the image, their scores [B, K] and levels [B, K]."""
-        with_keypoints = levels[: len(allowed)]
-        if levels[0].offsets is None:
-            around = [highest_around(level.scores) for level in levels[: len(allowed) + 1]] if self._covering else []
-            numbers = range(len(allowed))
-            chosen = self._scores.choose(
-                self._side_by_side([partial(self._candidates, n, levels[n], allowed[n], around) for n in numbers]),
-                self.settings.max_keypoints,
-            )
-            keypoints = chosen.entries.float()
-            if self.settings.subpixel:
-                keypoints = keypoints + self._scores.subpixel_offsets([each.scores for each in with_keypoints], chosen)
-        else:
-            candidates, positions = zip(
-                *(
-                    cell_candidates(scores, offsets, where, self.settings)
-                    for (scores, _, offsets), where in zip(with_keypoints, allowed, strict=True)
-                    if offsets is not None
-                ),
-                strict=True,
-            )
-            chosen = self._scores.choose(candidates, self.settings.max_keypoints)
-            keypoints = torch.cat(positions, dim=1).gather(1, chosen.places[..., None].expand(-1, -1, 2))
+        choose = self._pixels if levels[0].offsets is None else self._cells
+        chosen, keypoints = choose(levels, allowed)
         if len(allowed) > 1:
             keypoints = (keypoints + 0.5) * self._factors[chosen.maps] - 0.5
         return keypoints, chosen.scores, chosen.maps
+
+    def _pixels(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Chosen, Tensor]:
+        """Of score maps the best pixels, and the keypoints [B, K, 2] in pixels of their levels."""
+        count = len(allowed)
+        around = [highest_around(level.scores) for level in levels[: count + 1]] if self._covering else []
+        candidates = self._side_by_side(
+            [partial(self._candidates, number, levels[number], allowed[number], around) for number in range(count)]
+        )
+        chosen = self._scores.choose(candidates, self.settings.max_keypoints)
+        keypoints = chosen.entries.float()
+        if self.settings.subpixel:
+            keypoints = keypoints + self._scores.subpixel_offsets([level.scores for level in levels[:count]], chosen)
+        return chosen, keypoints
+
+    def _cells(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Chosen, Tensor]:
+        """Of a network with a keypoint in every cell the best cells, and their keypoints, as of `_pixels`."""
+        found = [
+            cell_candidates(level.scores, level.offsets, where, self.settings)
+            for level, where in zip(levels, allowed, strict=False)
+            if level.offsets is not None
+        ]
+        chosen = self._scores.choose([candidates for candidates, _ in found], self.settings.max_keypoints)
+        positions = torch.cat([positions for _, positions in found], dim=1)
+        return chosen, positions.gather(1, chosen.places[..., None].expand(-1, -1, 2))
 
     def _candidates(self, number: int, level: DeviceMaps, allowed: Tensor, around: Sequence[Tensor]) -> Candidates:
         beside = [
