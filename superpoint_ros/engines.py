@@ -134,14 +134,14 @@ class MapNetwork(nn.Module):
         self.dtype = dtype
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = self.network(self._levels(images))
+        outputs = self.network(self._grey_levels(images))
         if isinstance(self.network, CellNetwork):
             scores, offsets, descriptors = outputs
             return scores, descriptors.permute(0, 2, 3, 1), offsets
         logits, descriptors = outputs
         return score_map(logits), descriptors.permute(0, 2, 3, 1)
 
-    def _levels(self, images: torch.Tensor) -> torch.Tensor:
+    def _grey_levels(self, images: torch.Tensor) -> torch.Tensor:
         """As the network wants them."""
         return images.to(self.dtype) / 255
 
@@ -152,7 +152,7 @@ class FusedMapNetwork(MapNetwork):
     def __init__(self, network: KeypointNetwork, dtype: torch.dtype = torch.float16) -> None:
         super().__init__(fuse(network), dtype)
 
-    def _levels(self, images: torch.Tensor) -> torch.Tensor:
+    def _grey_levels(self, images: torch.Tensor) -> torch.Tensor:
         return images.to(self.dtype)
 
 

@@ -147,8 +147,7 @@ class ScoreMaps:
     def __init__(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> None:
         """shapes: (height, width) of each."""
         self._starts = [sum(height * width for height, width in shapes[:number]) for number in range(len(shapes))]
-        self._ends = torch.tensor(self._starts[1:], device=device)
-        self._start = torch.tensor(self._starts, device=device)
+        self._begins = torch.tensor(self._starts, device=device)
         self._sizes = torch.tensor([(width, height) for height, width in shapes], device=device)
         self._fit = torch.from_numpy(_quadratic_fit()).to(device)
 
@@ -163,8 +162,8 @@ class ScoreMaps:
         if len(candidates) == 1:
             numbers, within, sizes = torch.zeros_like(places), places, self._sizes
         else:
-            numbers = torch.bucketize(places, self._ends, right=True)
-            within, sizes = places - self._start[numbers], self._sizes[numbers]
+            numbers = torch.bucketize(places, self._begins[1:], right=True)
+            within, sizes = places - self._begins[numbers], self._sizes[numbers]
         width = sizes[..., 0]
         y = within // width
         return Chosen(best, places, numbers, torch.stack([within - y * width, y], dim=-1), sizes)

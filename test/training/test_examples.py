@@ -290,6 +290,7 @@ def test_a_gpu_has_as_many_processes_make_examples_as_there_are_cores(monkeypatc
     if together:
         monkeypatch.setenv('LOCAL_WORLD_SIZE', str(together))
     assert workers_beside(torch.device(device)) == expected
+    assert workers_beside(torch.device(device), 0) == 0
 
 
 def test_ctrl_c_does_not_end_the_processes_that_make_examples():

@@ -222,12 +222,14 @@ class PairExamples(Dataset[Example]):
         }
 
 
-def workers_beside(device: torch.device) -> int:
-    """How many processes make examples unless a configuration says.
+def workers_beside(device: torch.device, given: int | None = None) -> int:
+    """How many processes make examples: as many as are given or, if none are, what a device leaves room for.
 
     One beside a CPU, which has the rest to do for the training. Beside a GPU, which trains on more than they make, all
     cores but one, shared among the processes that torchrun started on this machine.
     """
+    if given is not None:
+        return given
     if device.type == 'cpu':
         return 1
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get('LOCAL_WORLD_SIZE', '1')) - 1)
@@ -242,7 +244,7 @@ def batches(
     out in runs of equal length, in the order of the ranks.
     """
     own = batch_size // world.size
-    workers = workers_beside(world.device) if workers is None else workers
+    workers = workers_beside(world.device, workers)
     firsts = [step * batch_size + world.rank * own for step in range(start, stop)]
     loader = DataLoader(
         dataset,

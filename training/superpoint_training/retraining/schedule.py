@@ -36,7 +36,7 @@ def seconds_a_step(
     losses = recipe.make_losses(config)
     examples = recipe.make_examples(config, sources)
     own = config.loop.batch_size // world.size
-    workers = workers_beside(world.device) if config.loop.workers is None else config.loop.workers
+    workers = workers_beside(world.device, config.loop.workers)
     making, training = [], []
     began = time.perf_counter()
     for index, batch in enumerate(batches(examples, own, 0, TIMED_STEPS + 1, 0, alone)):
