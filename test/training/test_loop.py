@@ -337,7 +337,11 @@ class Failing(Dataset):
 
 
 @pytest.mark.parametrize(
-    ('killed', 'why'), [(False, r"\(ValueError: '7\.png' is not a readable picture\)"), (True, r'worker \(pid.*')]
+    ('killed', 'why'),
+    [
+        (False, r"\(ValueError: '7\.png' is not a readable picture\)"),
+        (True, r'\((DataLoader worker \(pid|it ended while).*'),
+    ],
 )
 def test_a_failing_process_that_makes_examples_is_told_in_a_line(tmp_path, killed, why):
     def made(first, last):
@@ -347,6 +351,19 @@ def test_a_failing_process_that_makes_examples_is_told_in_a_line(tmp_path, kille
         run(tmp_path, batches=made)
     assert '\n' not in str(error.value)
     assert not multiprocessing.active_children()  # whose end this process would wait for
+
+
+@pytest.mark.parametrize('error', [EOFError(), ConnectionResetError(104, 'Connection reset by peer')])
+def test_a_process_that_ends_while_it_hands_over_examples_is_told_in_a_line(tmp_path, error):
+    """The end of the connection may be seen before that of the process."""
+
+    def broken_off(first, last):
+        yield from numbered_batches(first, 6)
+        raise error
+
+    with pytest.raises(TrainingError, match=r'^a process that makes examples failed \(it ended .*\); .* is whole'):
+        run(tmp_path, batches=broken_off)
+    assert run(tmp_path).steps == 20
 
 
 @pytest.mark.parametrize(

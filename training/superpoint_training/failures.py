@@ -37,13 +37,16 @@ def what_failed(error: BaseException) -> str:
     """Which part of the machine an error says has failed, for people; empty if it says nothing of the kind.
 
     That is a GPU (off the bus, reset, or a fault that ends its context), or a process that makes examples: by an error
-    of its own, which comes with its stack trace, or because it was killed.
+    of its own, which comes with its stack trace, or because it was killed, which PyTorch says unless the end of the
+    connection to it is seen first.
     """
     said = str(error)
     if isinstance(error, RuntimeError) and any(sign in said for sign in ('CUDA error', 'CUDNN_STATUS')):
         return f'the GPU failed ({first_line(error)})'
     if 'DataLoader worker' in said:
         return f'a process that makes examples failed ({said.splitlines()[-1][:300]})'
+    if isinstance(error, EOFError | ConnectionError):
+        return 'a process that makes examples failed (it ended while it handed some over)'
     return ''
 
 

@@ -313,7 +313,7 @@ def train(
                 run, file, journal, make_batches, compute_losses, validate,
                 wants_to_stop=lambda: interrupted() or time.monotonic() > deadline,
             )  # fmt: skip
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError, MemoryError) as error:
             what = what_failed(error)
             if not what:
                 raise
