@@ -50,7 +50,16 @@ setup(
         'cpu': ['openvino>=2024.4', 'threadpoolctl'],
         'training': ['jinja2', 'matplotlib', 'tensorboard', 'tqdm'],
         'backends': ['evo', 'pycolmap'],  # measuring trajectories; COLMAP's database and mapper
-        'test': ['pytest', 'hypothesis', 'mypy', 'playwright', 'pytest-xdist', 'ruff', 'types-PyYAML'],
+        'test': [
+            'pytest',
+            'hypothesis',
+            'mypy',
+            'playwright',
+            'pytest-xdist',
+            'ruff',
+            'types-PyYAML',
+            'triton>=3.6; platform_system == "Linux"',  # interprets the kernels on a CPU
+        ],
     },
     zip_safe=False,
     entry_points={

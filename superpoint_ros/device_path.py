@@ -15,14 +15,13 @@ from superpoint_ros.keypoints import KeypointSettings
 from superpoint_ros.levels import padding
 from superpoint_ros.networks import STRIDE, CellNetwork
 from superpoint_ros.on_device import (
+    Beside,
     Candidates,
-    Chosen,
     DescriptorMaps,
     DeviceFeatures,
     DeviceNeighbours,
     ScoreMaps,
     cell_candidates,
-    highest_around,
     nearest_neighbours,
     pixel_candidates,
     precedence,
@@ -113,26 +112,22 @@ class DevicePath(nn.Module):
     def _keypoints(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The best of all levels, [B, K, 2] in pixels of the image, their scores [B, K] and levels [B, K]."""
         choose = self._pixels if levels[0].offsets is None else self._cells
-        chosen, keypoints = choose(levels, allowed)
+        keypoints, scores, numbers = choose(levels, allowed)
         if len(allowed) > 1:
-            keypoints = (keypoints + 0.5) * self._factors[chosen.maps] - 0.5
-        return keypoints, chosen.scores, chosen.maps
+            keypoints = (keypoints + 0.5) * self._factors[numbers] - 0.5
+        return keypoints, scores, numbers
 
-    def _pixels(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Chosen, Tensor]:
-        """Of score maps the best pixels, and the keypoints [B, K, 2] in pixels of their levels."""
-        count = len(allowed)
-        around = [highest_around(level.scores) for level in levels[: count + 1]] if self._covering else []
+    def _pixels(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of score maps the best pixels, as of `_keypoints`, but in pixels of their levels."""
+        maps = [level.scores for level in levels]
         candidates = self._side_by_side(
-            [partial(self._candidates, number, levels[number], allowed[number], around) for number in range(count)]
+            [partial(self._candidates, number, maps, where) for number, where in enumerate(allowed)]
         )
-        chosen = self._scores.choose(candidates, self.settings.max_keypoints)
-        keypoints = chosen.entries.float()
-        if self.settings.subpixel:
-            keypoints = keypoints + self._scores.subpixel_offsets([level.scores for level in levels[:count]], chosen)
-        return chosen, keypoints
+        best, subpixel = self.settings.max_keypoints, self.settings.subpixel
+        return self._scores.keypoints(candidates, maps[: len(allowed)], best, subpixel=subpixel)
 
-    def _cells(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Chosen, Tensor]:
-        """Of a network with a keypoint in every cell the best cells, and their keypoints, as of `_pixels`."""
+    def _cells(self, levels: Sequence[DeviceMaps], allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a network with a keypoint in every cell the best cells, as of `_pixels`."""
         found = [
             cell_candidates(level.scores, level.offsets, where, self.settings)
             for level, where in zip(levels, allowed, strict=False)
@@ -140,15 +135,12 @@ class DevicePath(nn.Module):
         ]
         chosen = self._scores.choose([candidates for candidates, _ in found], self.settings.max_keypoints)
         positions = torch.cat([positions for _, positions in found], dim=1)
-        return chosen, positions.gather(1, chosen.places[..., None].expand(-1, -1, 2))
+        keypoints = positions.gather(1, chosen.places[..., None].expand(-1, -1, 2))
+        return keypoints, chosen.scores, chosen.maps
 
-    def _candidates(self, number: int, level: DeviceMaps, allowed: Tensor, around: Sequence[Tensor]) -> Candidates:
-        beside = [
-            around[other][:, rows[:, None], columns]
-            for (own, other), (rows, columns) in self._covering.items()
-            if own == number
-        ]
-        return pixel_candidates(level.scores, allowed, self._first[number], self.settings, beside)
+    def _candidates(self, number: int, maps: Sequence[Tensor], allowed: Tensor) -> Candidates:
+        beside = [Beside(maps[other], *where) for (own, other), where in self._covering.items() if own == number]
+        return pixel_candidates(maps[number], allowed, self._first[number], self.settings, beside)
 
 
 class _SideBySide:

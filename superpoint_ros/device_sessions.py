@@ -22,7 +22,6 @@ MOST_SESSIONS = 8
 """Shapes and settings for which buffers and a graph are kept."""
 _CAPTURING = Lock()  # CUDA captures one graph at a time
 _SERIALS = count(1)  # of all sessions, so that no features are taken for those of another detector
-_COLUMNS = 7  # of an answer, before the descriptor
 
 
 class Session:
@@ -45,7 +44,7 @@ class Session:
         self._staged_masks = [
             torch.zeros(batch, *level, dtype=torch.bool, pin_memory=pinned) for level in with_keypoints
         ]
-        self._answer = torch.zeros(batch, count, _COLUMNS + dimension, pin_memory=pinned)
+        self._answer = torch.zeros(batch, count * (7 + dimension), pin_memory=pinned)
         self._images = torch.zeros_like(self._staging, device=device)
         self._allowed = [torch.zeros_like(staged, device=device) for staged in self._staged_masks]
         self._earlier = DeviceFeatures(
@@ -62,12 +61,13 @@ class Session:
     def is_graph(self) -> bool:
         return self._graph is not None
 
-    def run(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> np.ndarray:
         """Images [H, W] uint8 and their masks, as many as the batch has.
 
         Returns:
-            rows [B, K, 7] float32: x, y, score, level, partner, similarity, second, of which those with a score of 0
-            mean nothing; descriptors [B, K, D] float32. The arrays are the caller's.
+            [B, K * (7 + D)] float32: of each image the keypoints [K, 2], then scores, levels, partners, similarities
+            and seconds, [K] each, then the descriptors [K, D]; what has a score of 0 means nothing. It is valid until
+            the next run.
         """
         for row, image in enumerate(images):
             self._staging[row].numpy()[...] = image
@@ -79,8 +79,7 @@ class Session:
                 self._step()
             if self._device.type == 'cuda':
                 torch.cuda.current_stream(self._device).synchronize()
-        answer = self._answer.numpy()
-        return answer[..., :_COLUMNS].copy(), answer[..., _COLUMNS:].copy()
+        return self._answer.numpy()
 
     def _set_masks(self, masks: Sequence[np.ndarray | None]) -> None:
         """Bring them to the device unless they are those of last time, as a robot's always are."""
@@ -99,9 +98,8 @@ class Session:
         features, neighbours = self._path(self._images, self._allowed, self._earlier)
         for held, new in zip(self._earlier, features, strict=True):
             held.copy_(new)
-        single = features.scores, features.levels, *neighbours
-        columns = [features.keypoints, *(column[..., None].float() for column in single), features.descriptors.float()]
-        self._answer.copy_(torch.cat(columns, dim=-1), non_blocking=True)
+        answer = features.keypoints, features.scores, features.levels, *neighbours, features.descriptors
+        self._answer.copy_(torch.cat([part.flatten(1).float() for part in answer], dim=1), non_blocking=True)
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
         """None where the driver, or an operation, does not allow it."""
@@ -146,6 +144,15 @@ def _same(old: np.ndarray | None, new: np.ndarray | None) -> bool:
     return np.array_equal(old, new)
 
 
+def _features(answer: np.ndarray, count: int, serial: int, among: int) -> Features:
+    """Views of what `Session.run` says of an image."""
+    scores, levels, partner, similarity, second = answer[2 * count : 7 * count].reshape(5, count)
+    known = int(np.count_nonzero(scores))
+    neighbours = Neighbours(among, partner[:known].astype(np.int32), similarity[:known], second[:known])
+    keypoints, descriptors = answer[: 2 * known].reshape(known, 2), answer[7 * count :].reshape(count, -1)[:known]
+    return Features(keypoints, scores[:known], descriptors, levels[:known].astype(np.uint8), serial, neighbours)
+
+
 class Sessions:
     """Finds features by sessions, one for each shape of batch and each setting that comes."""
 
@@ -170,16 +177,10 @@ class Sessions:
         for shape, numbers in by_shape.items():
             session, earlier = self._session(len(numbers), shape, settings)
             answers = session.run([images[number] for number in numbers], [masks[number] for number in numbers])
-            for place, (number, rows, descriptors) in enumerate(zip(numbers, *answers, strict=True)):
+            for place, (number, answer) in enumerate(zip(numbers, answers, strict=True)):
                 serial, among = next(_SERIALS), earlier[place]
                 earlier[place] = serial
-                known = int(np.count_nonzero(rows[:, 2]))
-                rows, descriptors = rows[:known], descriptors[:known]
-                _, _, scores, levels, partner, similarity, second = rows.T
-                found[number] = Features(
-                    rows[:, :2].copy(), scores, descriptors, levels.astype(np.uint8), serial,
-                    Neighbours(among, partner.astype(np.int32), similarity, second),
-                )  # fmt: skip
+                found[number] = _features(answer.copy(), settings.max_keypoints, serial, among)
         return [found[number] for number in range(len(images))]
 
     def _session(self, batch: int, shape: tuple[int, ...], settings: KeypointSettings) -> tuple[Session, list[int]]:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from superpoint_ros.networks import CellNetwork, KeypointNetwork, fuse, score_map
+from superpoint_ros import triton_runtime
+from superpoint_ros.networks import CellNetwork, KeypointNetwork, fuse, score_map, takes_bytes
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.photographs import photographs
 from superpoint_ros.processor import multiplies_int8
@@ -139,7 +140,10 @@ class MapNetwork(nn.Module):
             scores, offsets, descriptors = outputs
             return scores, descriptors.permute(0, 2, 3, 1), offsets
         logits, descriptors = outputs
-        return score_map(logits), descriptors.permute(0, 2, 3, 1)
+        return self._score_map(logits), descriptors.permute(0, 2, 3, 1)
+
+    def _score_map(self, logits: torch.Tensor) -> torch.Tensor:
+        return score_map(logits)
 
     def _grey_levels(self, images: torch.Tensor) -> torch.Tensor:
         """As the network wants them."""
@@ -152,8 +156,12 @@ class FusedMapNetwork(MapNetwork):
     def __init__(self, network: KeypointNetwork, dtype: torch.dtype = torch.float16) -> None:
         super().__init__(fuse(network), dtype)
 
+    def _score_map(self, logits: torch.Tensor) -> torch.Tensor:
+        kernels = triton_runtime.kernels_for(logits.device)
+        return kernels.score_map(logits) if kernels else score_map(logits)
+
     def _grey_levels(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self.dtype)
+        return images if takes_bytes(self.network) else images.to(self.dtype)
 
 
 class TorchEngine:

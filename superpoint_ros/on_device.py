@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, normalize, pad
 
+from superpoint_ros import triton_runtime
 from superpoint_ros.keypoints import LEAST_BESIDE, TINY, KeypointSettings
 from superpoint_ros.networks import cell_centres
 from superpoint_ros.pyramid import LEVEL_COST, blend_weights
@@ -57,6 +58,17 @@ class Candidates(NamedTuple):
     """[B, M] int64, in the flattened map."""
 
 
+class Beside(NamedTuple):
+    """The score map of the level beside one."""
+
+    scores: Tensor
+    """[B, h, w] float32."""
+    rows: Tensor
+    """[H] int64, those that the level's own rows lie in."""
+    columns: Tensor
+    """[W] int64."""
+
+
 class Chosen(NamedTuple):
     """The best K candidates of several maps, best first."""
 
@@ -81,7 +93,7 @@ def precedence(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def pixel_candidates(
-    scores: Tensor, allowed: Tensor, first: Tensor, settings: KeypointSettings, beside: Sequence[Tensor] = ()
+    scores: Tensor, allowed: Tensor, first: Tensor, settings: KeypointSettings, beside: Sequence[Beside] = ()
 ) -> Candidates:
     """What suppression leaves; see `keypoints.select_keypoints`.
 
@@ -90,26 +102,40 @@ def pixel_candidates(
         allowed: [B, H, W] bool, where keypoints may be.
         first: [H, W], see `precedence`.
         settings: `spread` is not looked at.
-        beside: [B, H, W] float32 each, one or two: what the levels beside say of these pixels, see `highest_around`.
+        beside: one or two levels, whose highest around a pixel count, too.
     """
-    peaks = (scores > settings.detection_threshold) & allowed
-    if radius := settings.nms_radius:
+    radius, threshold = settings.nms_radius, settings.detection_threshold
+    if kernels := triton_runtime.kernels_for(scores.device):
+        left = kernels.peaks(scores, allowed, threshold, radius, beside, LEAST_BESIDE)
+    else:
+        left = _peaks(scores, allowed, first, threshold, radius, beside)
+    # No two peaks are in one block: nothing is lost.
+    block = min(radius + 1, _LARGEST_BLOCK)
+    best, places = max_pool2d(left[:, None], block, ceil_mode=True, return_indices=True)
+    return Candidates(best.flatten(1), places.flatten(1))
+
+
+def _peaks(
+    scores: Tensor, allowed: Tensor, first: Tensor, threshold: float, radius: int, beside: Sequence[Beside]
+) -> Tensor:
+    peaks = (scores > threshold) & allowed
+    if radius:
         ranked = scores * first
         across = max_pool2d(ranked[:, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
         highest = max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[:, 0]
         peaks = peaks & (highest == ranked)
     if beside:
-        product, *others = [other.clamp(min=LEAST_BESIDE) for other in beside]
+        product, *others = [
+            _highest_around(other.scores)[:, other.rows[:, None], other.columns].clamp(min=LEAST_BESIDE)
+            for other in beside
+        ]
         for other in others:
             product = (product * other).sqrt()
         scores = (scores * product).sqrt()
-    # No two peaks are in one block: nothing is lost.
-    block = min(radius + 1, _LARGEST_BLOCK)
-    best, places = max_pool2d((scores * peaks)[:, None], block, ceil_mode=True, return_indices=True)
-    return Candidates(best.flatten(1), places.flatten(1))
+    return scores * peaks
 
 
-def highest_around(scores: Tensor) -> Tensor:
+def _highest_around(scores: Tensor) -> Tensor:
     """[B, H, W]: the highest score of each pixel and those that touch it."""
     return max_pool2d(scores[:, None], 3, stride=1, padding=1)[:, 0]
 
@@ -151,13 +177,33 @@ class ScoreMaps:
         self._sizes = torch.tensor([(width, height) for height, width in shapes], device=device)
         self._fit = torch.from_numpy(_quadratic_fit()).to(device)
 
-    def choose(self, candidates: Sequence[Candidates], count: int) -> Chosen:
-        """The best of those of every map."""
+    def keypoints(
+        self, candidates: Sequence[Candidates], maps: Sequence[Tensor], count: int, *, subpixel: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best: where they are, [B, K, 2] (x, y) in pixels of their maps, their scores and maps [B, K]."""
+        kernels = triton_runtime.kernels_for(maps[0].device)
+        if kernels is None:
+            chosen = self.choose(candidates, count)
+            keypoints = chosen.entries.float()
+            if subpixel:
+                keypoints = keypoints + self.subpixel_offsets(maps, chosen)
+            return keypoints, chosen.scores, chosen.maps
+        best, places, rows = self._best(candidates, count)
+        flat = torch.cat([scores.flatten(1) for scores in maps], dim=1)
+        keypoints, numbers = kernels.locate(flat, places, rows, self._begins, self._sizes, TINY, subpixel=subpixel)
+        return keypoints, best, numbers
+
+    def _best(self, candidates: Sequence[Candidates], count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the best [B, K]; places of all [B, M], in the flattened maps; and which of them the best have."""
         scores = torch.cat([each.scores for each in candidates], dim=1)
         places = torch.cat([each.places + start for each, start in zip(candidates, self._starts, strict=True)], dim=1)
         best, rows = scores.topk(min(count, scores.shape[1]), dim=1)
         missing = count - best.shape[1]
-        best, rows = pad(best, (0, missing)), pad(rows, (0, missing))
+        return pad(best, (0, missing)), places, pad(rows, (0, missing))
+
+    def choose(self, candidates: Sequence[Candidates], count: int) -> Chosen:
+        """The best of those of every map."""
+        best, places, rows = self._best(candidates, count)
         places = places.gather(1, rows)
         if len(candidates) == 1:
             numbers, within, sizes = torch.zeros_like(places), places, self._sizes
@@ -236,6 +282,10 @@ class DescriptorMaps:
             levels: [B, K] int64, that the keypoints were found in.
         """
         entries = torch.cat([each.flatten(1, 2) for each in maps], dim=1)
+        if kernels := triton_runtime.kernels_for(entries.device):
+            return kernels.describe(
+                entries, keypoints, levels, self._shares, self._scales, self._last, self._corners, self._widths, TINY
+            )
         shares, scales, last, corners, widths = (
             table if self._is_one else table[levels]
             for table in (self._shares, self._scales, self._last, self._corners, self._widths)
@@ -265,7 +315,12 @@ def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None)
 
 def nearest_neighbours(query: DeviceFeatures, train: DeviceFeatures, *, of_one_level: bool = False) -> DeviceNeighbours:
     """See `DeviceNeighbours`. of_one_level: all features are, so that none costs anything."""
-    similarity = (query.descriptors @ train.descriptors.transpose(1, 2)).float()
+    similarity = query.descriptors @ train.descriptors.transpose(1, 2)
+    if kernels := triton_runtime.kernels_for(similarity.device):
+        return DeviceNeighbours(
+            *kernels.nearest_neighbours(similarity, query.scores, train.scores, query.levels, train.levels, LEVEL_COST)
+        )
+    similarity = similarity.float()
     if not of_one_level:
         # In place, and levels as bytes: these are K x K values of each image.
         query_levels, train_levels = query.levels.to(torch.int8), train.levels.to(torch.int8)

@@ -6,12 +6,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 # The wheels of rclpy have no setup script. Where a ROS distribution is sourced, its own setting stays.
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
 # Domains above 101 use ports that Linux gives out to others.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 101)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # looked at when `superpoint_ros.kernels` is imported
+
+
+@pytest.fixture
+def kernels_on_cpu(monkeypatch):
+    """All that asks for kernels gets them for the CPU, too, where Triton interprets them."""
+    if torch.cuda.is_available():
+        pytest.skip('Triton compiles the kernels for the CUDA device instead')
+    pytest.importorskip('triton', reason='Triton is not installed')
+    from superpoint_ros import kernels, triton_runtime
+
+    monkeypatch.setattr(triton_runtime, 'kernels_for', lambda device: kernels if device.type == 'cpu' else None)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -7,10 +7,16 @@ from torch import nn
 from superpoint_ros.engines import FusedMapNetwork, MapNetwork, fused_or
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, fold_batch_norm, fuse, load_network, shipped_weights
 
-DEVICES = [
-    'cpu',
-    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')),
-]
+
+@pytest.fixture(params=['cpu', 'kernels', 'cuda'])
+def device(request):
+    """Where it is computed: by torch, by kernels that are interpreted, or by those on a GPU."""
+    if request.param == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    if request.param == 'kernels':
+        request.getfixturevalue('kernels_on_cpu')
+        return 'cpu'
+    return request.param
 
 
 def fresh(**config):
@@ -68,7 +74,6 @@ def test_nothing_is_added_and_cut_off_in_passes_of_its_own():
     assert sum(isinstance(module, nn.Conv2d) for module in fused.modules()) == 2
 
 
-@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('name', shipped_weights())
 def test_half_precision_is_near_float32(name, device):
     """A value is rounded by up to 1 / 2048, in each of a dozen layers."""

@@ -1,11 +1,12 @@
 """Selection, sampling and matching of fixed shapes against the NumPy ones, whose oracles are brute force."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from superpoint_ros import keypoints as reference
@@ -18,10 +19,18 @@ from superpoint_ros.matching import MatchSettings, match, mutual_nearest, simila
 from superpoint_ros.on_device import DeviceFeatures
 from superpoint_ros.pyramid import level_shape
 
-DEVICES = [
-    'cpu',
-    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')),
-]
+examples = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=['cpu', 'kernels', 'cuda'])
+def device(request):
+    """Where it is computed: by torch, by kernels that are interpreted, or by those on a GPU."""
+    if request.param == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    if request.param == 'kernels':
+        request.getfixturevalue('kernels_on_cpu')
+        return 'cpu'
+    return request.param
 
 
 def smooth_scores(rng, height, width):
@@ -41,8 +50,7 @@ def select(scores, allowed, options):
     return keypoints + maps.subpixel_offsets([scores], chosen) if options.subpixel else keypoints, chosen.scores
 
 
-@pytest.mark.parametrize('device', DEVICES)
-@settings(deadline=None, max_examples=60)
+@examples(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     height=st.integers(1, 40),
@@ -83,8 +91,7 @@ def test_of_equal_neighbours_the_first_is_a_keypoint():
     assert values[0].tolist() == [0.5, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize('device', DEVICES)
-@settings(deadline=None, max_examples=40)
+@examples(max_examples=40)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
 def test_the_same_cell_keypoints_as_numpy(device, seed, count):
     rng = np.random.default_rng(seed)
@@ -107,7 +114,6 @@ def test_the_same_cell_keypoints_as_numpy(device, seed, count):
     np.testing.assert_allclose(found[0, : len(best)].cpu(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('stride', [4, 8])
 def test_the_same_descriptors_as_numpy(device, stride):
     rng = np.random.default_rng(0)
@@ -124,7 +130,6 @@ def test_the_same_descriptors_as_numpy(device, stride):
     )
 
 
-@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('shape', [(96, 130), (7, 90), (90, 7)])
 @pytest.mark.parametrize('per_octave', [1, 2, 3])
 def test_the_same_blend_of_levels_as_numpy(device, shape, per_octave):
@@ -134,8 +139,8 @@ def test_the_same_blend_of_levels_as_numpy(device, shape, per_octave):
     shapes = [level_shape(shape, level, per_octave) for level in range(chosen.sizes)]
     maps = [rng.normal(size=(-(-h // 8), -(-w // 8), 16)).astype(np.float32) for h, w in shapes]
     levels = [Level(each, None, Maps(np.zeros((1, 1)), map_)) for each, map_ in zip(shapes, maps, strict=True)]
-    keypoints = rng.uniform(-2, [shape[1] + 2, shape[0] + 2], (200, 2)).astype(np.float32)
-    numbers = rng.integers(0, 3, 200)
+    keypoints = rng.uniform(-2, [shape[1] + 2, shape[0] + 2], (60, 2)).astype(np.float32)
+    numbers = rng.integers(0, 3, 60)
     on_device_maps = on_device.DescriptorMaps(
         [map_.shape[:2] for map_ in maps],
         [(w / shape[1] / 8, h / shape[0] / 8) for h, w in shapes],
@@ -150,8 +155,7 @@ def test_the_same_blend_of_levels_as_numpy(device, shape, per_octave):
     np.testing.assert_allclose(described[0].cpu(), describe(levels, keypoints, numbers, chosen, 8), atol=2e-5)
 
 
-@pytest.mark.parametrize('device', DEVICES)
-@settings(deadline=None, max_examples=40)
+@examples(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     shapes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4),
@@ -183,7 +187,6 @@ def test_the_best_of_several_maps_are_the_best_of_each_together(device, seed, sh
     np.testing.assert_allclose(found, places, atol=1e-3)
 
 
-@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize(('queries', 'trains'), [(50, 40), (1, 3), (3, 1), (0, 5), (5, 0), (0, 0)])
 @pytest.mark.parametrize('max_ratio', [1.0, 0.9])
 def test_the_same_neighbours_as_numpy(device, queries, trains, max_ratio):

@@ -17,7 +17,8 @@ from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.engines import MapNetwork, TorchEngine
 from superpoint_ros.networks import KeypointNetwork
 
-REPEATS = 10
+REPEATS = 5
+IN_A_ROW = 4
 _PROBE = (128, 60, 80)
 """Channels, height and width of the convolution that is taken for the ceiling: 3 x 3, as the network's are."""
 
@@ -84,13 +85,14 @@ def count_operations(network: nn.Module) -> float:
 
 
 def _time(run: nn.Module, images: torch.Tensor, device: torch.device) -> float:
-    """Median seconds of a run, waited for."""
+    """Median seconds of a run, of which several follow one another before the last is waited for."""
     times = []
     with torch.inference_mode():
-        for _ in range(REPEATS + 3):
+        for _ in range(REPEATS + 1):
             began = perf_counter()
-            run(images)
+            for _ in range(IN_A_ROW):
+                run(images)
             if device.type == 'cuda':
                 torch.cuda.synchronize(device)
-            times.append(perf_counter() - began)
-    return float(np.median(times[3:]))
+            times.append((perf_counter() - began) / IN_A_ROW)
+    return float(np.median(times[1:]))

@@ -1,7 +1,7 @@
 """The networks, one file per paper, and their weights on disk."""
 
 from superpoint_ros.networks.family import CellNetwork, KeypointNetwork, cell_centres, score_map
-from superpoint_ros.networks.fused import fuse
+from superpoint_ros.networks.fused import fuse, takes_bytes
 from superpoint_ros.networks.goodpoint import GoodPoint, GoodPointConfig
 from superpoint_ros.networks.kp2d import KP2D, KP2DConfig
 from superpoint_ros.networks.layers import STRIDE, fold_batch_norm, sample_at
@@ -41,4 +41,5 @@ __all__ = [
     'save_network',
     'score_map',
     'shipped_weights',
+    'takes_bytes',
 ]

@@ -1,24 +1,30 @@
 """The same networks with fewer and larger steps, for GPUs, on which a step costs more than what it computes.
 
 PyTorch adds a convolution's bias and cuts off what is below zero in two more passes over the map, which take longer
-than the convolution. Here cuDNN does all three in one.
+than the convolution. Here cuDNN does all three in one. What else touches whole maps is done by `kernels` where those
+are usable.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad
 
+from superpoint_ros import triton_runtime
 from superpoint_ros.networks.family import KeypointNetwork
-from superpoint_ros.networks.layers import ConvBlock
+from superpoint_ros.networks.layers import STRIDE, CellLogits, ConvBlock
+from superpoint_ros.networks.superpoint import SuperPoint
 from superpoint_ros.networks.turning import Strongest
 
 ALIGNED = 8
 """Tensor cores take half-precision channels by so many."""
+_KERNEL_CHANNELS = (16, 32, 64, 128)
+"""That `kernels.first_strided` can give."""
 
 
 def fuse(network: KeypointNetwork) -> KeypointNetwork:
@@ -31,7 +37,15 @@ def fuse(network: KeypointNetwork) -> KeypointNetwork:
     first.weight = nn.Parameter(first.weight.detach() / 255, requires_grad=False)
     fused.encoder.halve = _halve
     _fuse_within(fused)
+    if isinstance(fused, SuperPoint) and isinstance(fused.skips, CellLogits):
+        _add_up_biases(fused, fused.skips)
+        fused.join = _join_in_place
     return fused
+
+
+def takes_bytes(network: KeypointNetwork) -> bool:
+    """Whether a fused network on its device wants pictures as they are, rather than in its own type."""
+    return any(isinstance(module, _FirstStrided) and module.kernels for module in network.modules())
 
 
 def _fuse_within(module: nn.Module) -> None:
@@ -48,8 +62,26 @@ def _fuse_within(module: nn.Module) -> None:
             _fuse_within(child)
 
 
+def _add_up_biases(network: SuperPoint, skips: CellLogits) -> None:
+    """Of all that makes the logits, in the last of them."""
+    last = network.detector[-1]
+    assert isinstance(last, _Pointwise)
+    for convolution in skips:
+        assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None
+        last.bias[: STRIDE**2] += convolution.bias
+        convolution.bias = None
+
+
+def _join_in_place(logits: Tensor, of_pixels: Tensor) -> Tensor:
+    logits[:, : STRIDE**2] += of_pixels
+    return logits
+
+
 def _halve(features: Tensor) -> Tensor:
     """The largest of each 2x2, of a map whose sides are even."""
+    if kernels := triton_runtime.kernels_for(features.device):
+        return kernels.halve(features)
     rows = torch.maximum(features[:, :, ::2], features[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
@@ -74,12 +106,22 @@ class _FirstStrided(_ConvolutionReLU):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__(convolution)
+        taps = convolution.weight.detach().flatten(1).T
+        self.taps = nn.Parameter(pad(taps, (0, 0, 0, 64 - len(taps))).contiguous(), requires_grad=False)
         squares = convolution.weight.detach()[:, 0].unflatten(2, (3, 2)).unflatten(1, (3, 2))
         weight = squares.permute(0, 2, 4, 1, 3).flatten(1, 2)
         self.weight = nn.Parameter(pad(weight, (0, 0, 0, 0, 0, ALIGNED - 4)), requires_grad=False)
         self.stride, self.padding = (1, 1), [1, 1]
 
+    @property
+    def kernels(self) -> ModuleType | None:
+        """If they can do it in one."""
+        channels = self.taps.shape[1]
+        return triton_runtime.kernels_for(self.taps.device) if channels in _KERNEL_CHANNELS else None
+
     def forward(self, picture: Tensor) -> Tensor:
+        if kernels := self.kernels:
+            return kernels.first_strided(picture, self.taps, self.bias)
         batch, _, height, width = picture.shape
         squares = picture.new_zeros(batch, height // 2, width // 2, ALIGNED)
         pixels = picture.reshape(batch, height // 2, 2, width // 2, 2).transpose(2, 3)
@@ -115,5 +157,8 @@ class _StrongestPointwise(_Pointwise):
         self.answers = len(convolutions)
 
     def forward(self, features: Tensor) -> Tensor:
-        every = self.product(features)[..., : self.channels]
+        every = self.product(features)
+        if kernels := triton_runtime.kernels_for(features.device):
+            return kernels.strongest(every, self.answers, self.channels // self.answers).permute(0, 3, 1, 2)
+        every = every[..., : self.channels]
         return every.unflatten(-1, (self.answers, -1)).amax(-2).permute(0, 3, 1, 2)

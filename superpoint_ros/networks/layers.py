@@ -159,10 +159,12 @@ class FineLogits(nn.ModuleList):
 
         They multiply more, most of it by 0, and take less time: no map of full resolution is made and moved about.
         """
-        return _CellLogits(_by_cells(conv, side) for conv, side in zip(self, self.sides, strict=True))
+        return CellLogits(_by_cells(conv, side) for conv, side in zip(self, self.sides, strict=True))
 
 
-class _CellLogits(nn.ModuleList):
+class CellLogits(nn.ModuleList):
+    """`FineLogits` written out."""
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         first, *others = [conv(map_) for conv, map_ in zip(self, features, strict=False)]
         return sum(others, first)

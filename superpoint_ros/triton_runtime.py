@@ -1,0 +1,35 @@
+"""Triton, which comes with PyTorch for NVIDIA GPUs on Linux, where it is usable."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch.nn.functional import max_pool2d
+
+
+@cache
+def kernels_for(device: torch.device) -> ModuleType | None:
+    """The module `kernels` if what is on that device can be computed by it, else None, and torch has to."""
+    return try_kernels(device) if device.type == 'cuda' else None
+
+
+def try_kernels(device: torch.device) -> ModuleType | None:
+    """The module, once one of its kernels was compiled and gave what torch gives; else None, and a warning says why.
+
+    It takes a second unless Triton's cache has it.
+    """
+    try:
+        from superpoint_ros import kernels
+
+        features = torch.rand(2, 24, 6, 10, device=device)
+        same = torch.equal(kernels.halve(features), max_pool2d(features, 2))
+        reason = '' if same else 'they compute something else'
+    except Exception as error:  # no Triton, no C compiler, a GPU that it does not know: each its own kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not reason:
+        return kernels
+    warnings.warn(f'no kernels by Triton, so that an image takes longer: {reason}', stacklevel=3)
+    return None
