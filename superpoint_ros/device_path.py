@@ -87,22 +87,26 @@ class DevicePath(nn.Module):
         self, images: Tensor, allowed: Sequence[Tensor], earlier: DeviceFeatures
     ) -> tuple[DeviceFeatures, DeviceNeighbours]:
         """Images [B, H, W] uint8; allowed: of each level [B, h, w] bool, where keypoints may be; earlier: B images'."""
-        images = images.float()
-        levels = self._side_by_side([partial(self._maps, level, images) for level in range(len(self.shapes))])
+        grey = images.float() if len(self.shapes) > 1 else images
+        levels = self._side_by_side(
+            [partial(self._maps, level, grey if level else images) for level in range(len(self.shapes))]
+        )
         keypoints, scores, numbers = self._keypoints(levels, allowed)
         descriptors = self._descriptors.describe([level.descriptors for level in levels], keypoints, numbers)
         features = DeviceFeatures(keypoints, scores, descriptors, numbers)
         return features, nearest_neighbours(features, earlier, of_one_level=self.settings.levels == 1)
 
     def _maps(self, level: int, images: Tensor) -> DeviceMaps:
-        """What the network says about images [B, H, W] at one of their levels."""
+        """What the network says about images [B, H, W], floats unless of the first, at one of their levels."""
         if level:
             down, across = self._weights[level - 1]
             images = (down @ images @ across.T + 0.5).floor()  # OpenCV rounds halves up where it halves
         height, width = images.shape[1:]
         # The last row and column again, up to whole cells: padding that makes no edge.
         bottom, right = padding((height, width), STRIDE)
-        whole = pad(images[:, None], (0, right, 0, bottom), mode='replicate') if bottom or right else images[:, None]
+        whole = images[:, None]
+        if bottom or right:
+            whole = pad(whole.float(), (0, right, 0, bottom), mode='replicate')
         scores, descriptors, *offsets = self.maps(whole)
         if offsets:
             return DeviceMaps(scores, descriptors, offsets[0])

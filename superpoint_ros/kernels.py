@@ -17,26 +17,26 @@ from torch import Tensor
 
 VALUES = 4096
 """Of a map, that one program computes."""
+AT_ONCE = 64
+"""Values that are multiplied at once."""
 
 
 @triton.jit
 def _first_strided_kernel(
-    pictures, weights, biases, result, height, width, pixels, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
+    pictures, weights, biases, result, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
 ):  # fmt: skip
-    start = tl.program_id(0) * PIXELS
-    place = start + tl.arange(0, PIXELS)
-    row, column = place // (width // 2), place % (width // 2)
-    picture, row = row // (height // 2), row % (height // 2)
+    row, column = tl.program_id(0), tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    picture = (row // (height // 2)).to(tl.int64)
     tap, channel = tl.arange(0, 64), tl.arange(0, CHANNELS)
-    y = 2 * row[:, None] - 2 + tap // 6
+    y = 2 * (row % (height // 2)) - 2 + tap // 6
     x = 2 * column[:, None] - 2 + tap % 6
-    known = (place < pixels)[:, None] & (tap < 36) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    seen = tl.load(pictures + (picture.to(tl.int64) * height * width)[:, None] + y * width + x, mask=known, other=0)
+    on_picture = (tap < 36) & (y >= 0) & (y < height)
+    known = on_picture & (x >= 0) & (x < width)
+    seen = tl.load(pictures + picture * height * width + y * width + x, mask=known, other=0)
     kernel = tl.load(weights + tap[:, None] * CHANNELS + channel)
     sums = tl.dot(seen.to(kernel.dtype), kernel) + tl.load(biases + channel).to(tl.float32)
-    local = tl.arange(0, PIXELS)[:, None] * CHANNELS + channel
-    answer = tl.maximum(sums, 0.0).to(kernel.dtype)
-    tl.store(result + start.to(tl.int64) * CHANNELS + local, answer, mask=(place < pixels)[:, None])
+    place = result + row.to(tl.int64) * (width // 2) * CHANNELS + column[:, None] * CHANNELS + channel
+    tl.store(place, tl.maximum(sums, 0.0).to(kernel.dtype), mask=(column < width // 2)[:, None])
 
 
 def first_strided(pictures: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
@@ -45,13 +45,54 @@ def first_strided(pictures: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
     weights: [64, C], in raster order, of which the last 28 rows are zero; C: a power of 2 from 16.
     """
     batch, _, height, width = pictures.shape
-    channels, pixels = weights.shape[1], batch * (height // 2) * (width // 2)
+    channels, block = weights.shape[1], 64
     result = _empty_map(weights, batch, channels, height // 2, width // 2)
-    block = 128
-    _first_strided_kernel[(triton.cdiv(pixels, block),)](
-        pictures.contiguous(), weights, biases, result, height, width, pixels, CHANNELS=channels, PIXELS=block
+    _first_strided_kernel[(batch * (height // 2), triton.cdiv(width // 2, block))](
+        pictures.contiguous(), weights, biases, result, height, width, CHANNELS=channels, PIXELS=block, num_warps=2
     )
     return result
+
+
+@triton.jit
+def _add_strided_kernel(
+    features, weights, logits, height, width, rows, columns, cells, apart, stride, padding,
+    SIDE: tl.constexpr, CHANNELS: tl.constexpr, CELLS: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    row, column = cell // columns, cell % columns
+    image, row = (row // rows).to(tl.int64), row % rows
+    value, pixel = tl.arange(0, AT_ONCE), tl.arange(0, 64)
+    first_x = column * stride - padding
+    sums = tl.zeros((CELLS, 64), tl.float32)
+    for down in range(SIDE):
+        y = row * stride - padding + down
+        on_map = (cell < cells) & (y >= 0) & (y < height)
+        beginning = features + ((image * height + y) * width + first_x) * CHANNELS
+        for part in range(SIDE * CHANNELS // AT_ONCE):
+            at = part * AT_ONCE + value
+            x = first_x[:, None] + at // CHANNELS
+            there = on_map[:, None] & (x >= 0) & (x < width)
+            seen = tl.load(beginning[:, None] + at, mask=there, other=0.0)
+            kernel = tl.load(weights + (down * SIDE * CHANNELS + at)[:, None] * 64 + pixel)
+            sums = tl.dot(seen, kernel, sums)
+    place = logits + (cell.to(tl.int64) * apart)[:, None] + pixel
+    known = (cell < cells)[:, None]
+    sums += tl.load(place, mask=known, other=0.0).to(tl.float32)
+    tl.store(place, sums.to(logits.dtype.element_ty), mask=known)
+
+
+def add_strided(logits: Tensor, features: Tensor, weights: Tensor, stride: int, padding: int) -> None:
+    """Add a convolution of features [B, C, H, W] to the first 64 of logits [B, at least 64, h, w], in place.
+
+    weights: [k, k * C, 64], rows of the kernel, where k * C is a multiple of AT_ONCE.
+    """
+    batch, channels, height, width = features.shape
+    _, _, rows, columns = logits.shape
+    side, cells, block = len(weights), batch * rows * columns, 32 if batch == 1 else 128
+    _add_strided_kernel[(triton.cdiv(cells, block),)](
+        features.contiguous(memory_format=torch.channels_last), weights, logits, height, width, rows, columns, cells,
+        logits.stride(3), stride, padding, SIDE=side, CHANNELS=channels, CELLS=block, AT_ONCE=AT_ONCE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -186,7 +227,7 @@ def peaks(
 ) -> Tensor:  # fmt: skip
     """What suppression leaves of [B, H, W] float32, and 0 elsewhere; see `on_device.pixel_candidates`."""
     _, height, width = scores.shape
-    result, pixels, block = torch.empty_like(scores), scores.numel(), 256
+    result, pixels, block = torch.empty_like(scores), scores.numel(), 512
     others: list[Any] = []
     for other, rows, columns in beside:
         others += [other.contiguous(), rows, columns, *other.shape[1:]]
@@ -374,8 +415,8 @@ def nearest_neighbours(
     back = similarity.new_empty(batch, trains, dtype=torch.int32)
     partner = similarity.new_empty(batch, queries, dtype=torch.int64)
     best, second = (similarity.new_empty(batch, queries, dtype=torch.float32) for _ in range(2))
-    _back_kernel[(triton.cdiv(trains, 16), batch)](
-        similarity, *scores, *levels, back, queries, trains, cost, QUERIES=128, TRAINS=16
+    _back_kernel[(triton.cdiv(trains, 8), batch)](
+        similarity, *scores, *levels, back, queries, trains, cost, QUERIES=256, TRAINS=8
     )
     _neighbours_kernel[(queries, batch)](
         similarity, *scores, *levels, back, partner, best, second, queries, trains, cost,

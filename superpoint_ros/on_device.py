@@ -189,17 +189,21 @@ class ScoreMaps:
                 keypoints = keypoints + self.subpixel_offsets(maps, chosen)
             return keypoints, chosen.scores, chosen.maps
         best, places, rows = self._best(candidates, count)
-        flat = torch.cat([scores.flatten(1) for scores in maps], dim=1)
+        flat = _joined([scores.flatten(1) for scores in maps])
         keypoints, numbers = kernels.locate(flat, places, rows, self._begins, self._sizes, TINY, subpixel=subpixel)
         return keypoints, best, numbers
 
     def _best(self, candidates: Sequence[Candidates], count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the best [B, K]; places of all [B, M], in the flattened maps; and which of them the best have."""
-        scores = torch.cat([each.scores for each in candidates], dim=1)
-        places = torch.cat([each.places + start for each, start in zip(candidates, self._starts, strict=True)], dim=1)
+        scores = _joined([each.scores for each in candidates])
+        places = _joined([
+            each.places + start if start else each.places
+            for each, start in zip(candidates, self._starts, strict=True)
+        ])  # fmt: skip
         best, rows = scores.topk(min(count, scores.shape[1]), dim=1)
-        missing = count - best.shape[1]
-        return pad(best, (0, missing)), places, pad(rows, (0, missing))
+        if missing := count - best.shape[1]:
+            best, rows = pad(best, (0, missing)), pad(rows, (0, missing))
+        return best, places, rows
 
     def choose(self, candidates: Sequence[Candidates], count: int) -> Chosen:
         """The best of those of every map."""
@@ -216,7 +220,7 @@ class ScoreMaps:
 
     def subpixel_offsets(self, maps: Sequence[Tensor], chosen: Chosen) -> Tensor:
         """See `keypoints.subpixel_offsets`: [B, K, 2]."""
-        scores = torch.cat([scores.flatten(1) for scores in maps], dim=1)
+        scores = _joined([scores.flatten(1) for scores in maps])
         interior = ((chosen.entries > 0) & (chosen.entries < chosen.sizes - 1)).all(dim=-1)
         steps = torch.arange(-1, 2, device=scores.device)
         around = (steps[:, None] * chosen.sizes[..., :1, None] + steps).flatten(-2)
@@ -281,7 +285,7 @@ class DescriptorMaps:
             keypoints: [B, K, 2] (x, y), pixels of the image.
             levels: [B, K] int64, that the keypoints were found in.
         """
-        entries = torch.cat([each.flatten(1, 2) for each in maps], dim=1)
+        entries = _joined([each.flatten(1, 2) for each in maps])
         if kernels := triton_runtime.kernels_for(entries.device):
             return kernels.describe(
                 entries, keypoints, levels, self._shares, self._scales, self._last, self._corners, self._widths, TINY
@@ -303,6 +307,11 @@ class DescriptorMaps:
         if not self._is_one:
             sampled = normalize(shares[..., None, :] @ sampled, dim=-1, eps=TINY)
         return sampled[..., 0, :].to(entries.dtype)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Side by side, in one step or, if it is one, in none."""
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 def allowed_pixels(shape: tuple[int, int], border: int, mask: np.ndarray | None) -> np.ndarray:

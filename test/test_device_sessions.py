@@ -139,6 +139,28 @@ def test_both_ways_find_the_same_features(name, levels):
     assert len(found[0]) > 20
 
 
+@pytest.mark.parametrize('levels', [1, 2])
+def test_kernels_find_the_same_features_and_neighbours(levels, request):
+    network = make_network('superpoint')
+    mask = np.ones((64, 96), np.uint8)
+    mask[:30, :20] = 0
+
+    def detect():
+        _, detector = both_ways(network, detection_threshold=0.01, max_keypoints=80, levels=levels)
+        detector.sessions = Sessions(FusedMapNetwork(network, torch.float32).eval(), network.config.descriptor_dim)
+        return [detector.detect(photograph(64, 104)[:, shift : shift + 96], mask) for shift in (0, 8)]
+
+    expected = detect()
+    request.getfixturevalue('kernels_on_cpu')
+    for features, same in zip(detect(), expected, strict=True):
+        assert_same(features, same)
+    np.testing.assert_array_equal(features.neighbours.partner, same.neighbours.partner)
+    np.testing.assert_allclose(features.neighbours.similarity, same.neighbours.similarity, atol=1e-5)
+    np.testing.assert_allclose(features.neighbours.second, same.neighbours.second, atol=1e-5)
+    assert (features.neighbours.partner >= 0).sum() > 20
+    assert set(features.levels) == set(range(levels))
+
+
 @pytest.mark.parametrize('width', [5, 8, 13])
 def test_images_of_a_cell_or_two_are_the_same_both_ways(width):
     by_maps, by_sessions = both_ways(

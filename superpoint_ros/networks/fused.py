@@ -39,7 +39,7 @@ def fuse(network: KeypointNetwork) -> KeypointNetwork:
     _fuse_within(fused)
     if isinstance(fused, SuperPoint) and isinstance(fused.skips, CellLogits):
         _add_up_biases(fused, fused.skips)
-        fused.join = _join_in_place
+        fused.skips, fused.join = _SkipsInPlace(map(_Skip, fused.skips)), _join_in_place
     return fused
 
 
@@ -70,12 +70,38 @@ def _add_up_biases(network: SuperPoint, skips: CellLogits) -> None:
         assert isinstance(convolution, nn.Conv2d)
         assert convolution.bias is not None
         last.bias[: STRIDE**2] += convolution.bias
-        convolution.bias = None
 
 
-def _join_in_place(logits: Tensor, of_pixels: Tensor) -> Tensor:
-    logits[:, : STRIDE**2] += of_pixels
-    return logits
+class _SkipsInPlace(nn.ModuleList):
+    """Adds them to the logits."""
+
+    def forward(self, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
+        for skip, map_ in zip(self, features, strict=False):
+            skip(logits, map_)
+        return logits
+
+
+def _join_in_place(skips: nn.Module, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
+    return skips(logits, features)
+
+
+class _Skip(nn.Module):
+    """A convolution whose stride is a cell's side, added to all logits but "no keypoint here"."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(convolution, nn.Conv2d)
+        self.weight = convolution.weight
+        self.stride, self.padding = convolution.stride[0], int(convolution.padding[0])
+        taps = convolution.weight.detach().permute(2, 3, 1, 0).flatten(1, 2).contiguous()
+        self.taps = nn.Parameter(taps, requires_grad=False)
+
+    def forward(self, logits: Tensor, features: Tensor) -> None:
+        kernels = triton_runtime.kernels_for(logits.device)
+        if kernels and self.taps.shape[1] % kernels.AT_ONCE == 0:
+            kernels.add_strided(logits, features, self.taps, self.stride, self.padding)
+        else:
+            logits[:, : STRIDE**2] += conv2d(features, self.weight, None, self.stride, self.padding)
 
 
 def _halve(features: Tensor) -> Tensor:

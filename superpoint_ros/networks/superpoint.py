@@ -61,7 +61,7 @@ class SuperPoint(KeypointNetwork):
     """Image to keypoint logits and a coarse descriptor map (paper section 3).
 
     Attributes:
-        join: adds what skips say of the pixels to the logits, for which another form may be taken.
+        join: adds what skips make of features to logits, for which another form may be taken.
     """
 
     architecture = 'superpoint'
@@ -86,7 +86,7 @@ class SuperPoint(KeypointNetwork):
         self.finest = config.first_stride - 1  # of two maps of half the resolution the deeper one
         fine = config.widths[1:6:2][self.finest :], config.skip_kernel, turning, self.encoder.sides[self.finest : 3]
         self.skips = FineLogits(*fine) if config.detector_head == 'skip' else None
-        self.join: Callable[[Tensor, Tensor], Tensor] = _join
+        self.join: Callable[[nn.Module, Tensor, list[Tensor]], Tensor] = _join
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network.
@@ -101,7 +101,7 @@ class SuperPoint(KeypointNetwork):
         features = self.encoder(image)
         logits = self.detector(features[-1])
         if self.skips is not None:
-            logits = self.join(logits, self.skips(features[self.finest :]))
+            logits = self.join(self.skips, logits, features[self.finest :])
         return logits, self.descriptor(features[-1])
 
     def load_paper_layout(self, state: Mapping[str, Tensor]) -> None:
@@ -125,5 +125,5 @@ class SuperPoint(KeypointNetwork):
         self.load_state_dict(renamed)
 
 
-def _join(logits: Tensor, of_pixels: Tensor) -> Tensor:
-    return logits + pad(of_pixels, (0, 0, 0, 0, 0, 1))
+def _join(skips: nn.Module, logits: Tensor, features: list[Tensor]) -> Tensor:
+    return logits + pad(skips(features), (0, 0, 0, 0, 0, 1))

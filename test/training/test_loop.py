@@ -260,6 +260,15 @@ def test_statistics_move_by_the_mean_over_the_micro_batches(tmp_path):
     assert torch.allclose(moved, torch.stack(expected).mean(0), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ('device', 'size', 'given', 'at_once'),
+    [('cpu', 1, None, 8), ('cpu', 2, None, 8), ('cuda', 1, None, 32), ('cuda', 2, None, 16), ('cuda', 2, 4, 4)],
+)
+def test_a_gpu_gets_all_examples_of_its_process_at_once_unless_told(device, size, given, at_once):
+    world = World(0, size, torch.device(device))
+    assert LoopConfig(batch_size=32, micro_batch=given).examples_at_once(world) == at_once
+
+
 def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(tmp_path, capsys):
     """The allocator itself refuses; a run that began with the smaller micro-batch ends with the very same weights."""
 

@@ -24,6 +24,9 @@ from superpoint_training.journal import Curves, Journal
 MOST_BAD_STEPS = 100
 """Steps in a row without a finite gradient that end a run."""
 
+EXAMPLES_AT_ONCE = 8
+"""On a CPU."""
+
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -35,7 +38,8 @@ class LoopConfig:
         steps: of the whole schedule.
         batch_size: examples a step, over all processes.
         micro_batch: examples that go through the network at once, and over which BatchNorm takes its statistics;
-            smaller ones need less memory, larger ones keep a GPU busier.
+            smaller ones need less memory, larger ones keep a GPU busier; see `examples_at_once` for what there are
+            unless this is given.
         learning_rate: at its peak, for AdamW.
         warm_up: steps of linear rise; then a cosine to zero.
         weight_decay: of AdamW.
@@ -53,7 +57,7 @@ class LoopConfig:
 
     steps: int = 20000
     batch_size: int = 16
-    micro_batch: int = 8
+    micro_batch: int | None = None
     learning_rate: float = 1e-3
     warm_up: int = 200
     weight_decay: float = 1e-4
@@ -68,7 +72,7 @@ class LoopConfig:
     record_every: int = 20
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.micro_batch, self.record_every) < 1:
+        if min(self.steps, self.batch_size, self.record_every) < 1 or (self.micro_batch or 1) < 1:
             raise ValueError('steps, batch_size, micro_batch and record_every must be at least 1')
         rates = self.learning_rate, self.weight_decay
         if min(*rates, self.warm_up, self.validate_every, self.patience, self.workers or 0) < 0:
@@ -81,6 +85,15 @@ class LoopConfig:
             raise ValueError(f'average must be at least 0 and below 1, got {self.average}')
         if self.patience and not (self.watch and self.validate_every):
             raise ValueError('patience needs watch, the figure to wait for, and validate_every')
+
+    def examples_at_once(self, world: World) -> int:
+        """How many go through the network: as many as are given or, if none are, what keeps a device busy.
+
+        Those are 8 on a CPU. On a GPU, where as many take as long, they are all that a process has of a batch.
+        """
+        if self.micro_batch is not None:
+            return self.micro_batch
+        return EXAMPLES_AT_ONCE if world.device.type == 'cpu' else self.batch_size // world.size
 
     def check_processes(self, count: int) -> None:
         """Refuse a number of processes over which the batch cannot be dealt out evenly.
@@ -163,7 +176,7 @@ class _Run:
                 module.eval()
         self.config, self.world, self.settings = config, world, settings
         self.average = Average(network, config.average)
-        self.accumulator = Accumulator(network, config.micro_batch, world)
+        self.accumulator = Accumulator(network, config.examples_at_once(world), world)
         self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         self.step, self.seconds, self.bad_in_a_row = 0, 0.0, 0
         self.waiting = Waiting()
@@ -195,7 +208,7 @@ class _Run:
         self.network.load_state_dict(saved['network'])
         self.average.network.load_state_dict(saved['average'])
         self.optimizer.load_state_dict(saved['optimizer'])
-        self.accumulator.micro_batch = min(saved['micro_batch'], self.config.micro_batch)
+        self.accumulator.micro_batch = min(saved['micro_batch'], self.accumulator.micro_batch)
         for name in ('step', 'seconds', 'bad_in_a_row', 'means', 'curves', 'best', 'since_best', 'validated'):
             setattr(self, name, saved[name])
 

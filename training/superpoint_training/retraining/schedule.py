@@ -32,7 +32,7 @@ def seconds_a_step(
     """
     trial = copy.deepcopy(network).to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     alone = replace(world, size=1, rank=0)
-    accumulator = Accumulator(trial, config.loop.micro_batch, alone)
+    accumulator = Accumulator(trial, config.loop.examples_at_once(world), alone)
     losses = recipe.make_losses(config)
     examples = recipe.make_examples(config, sources)
     own = config.loop.batch_size // world.size
