@@ -48,7 +48,7 @@ def first_strided(pictures: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
     channels, block = weights.shape[1], 64
     result = _empty_map(weights, batch, channels, height // 2, width // 2)
     _first_strided_kernel[(batch * (height // 2), triton.cdiv(width // 2, block))](
-        pictures.contiguous(), weights, biases, result, height, width, CHANNELS=channels, PIXELS=block, num_warps=2
+        pictures.contiguous(), weights, biases, result, height, width, CHANNELS=channels, PIXELS=block, num_warps=1
     )
     return result
 

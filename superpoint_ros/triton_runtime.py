@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
 
 import torch
 from torch.nn.functional import max_pool2d
 
+_WANTED = ContextVar('wanted', default=True)
 
-@cache
+
 def kernels_for(device: torch.device) -> ModuleType | None:
     """The module `kernels` if what is on that device can be computed by it, else None, and torch has to."""
-    return try_kernels(device) if device.type == 'cuda' else None
+    return _tried(device) if device.type == 'cuda' and _WANTED.get() else None
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Within it nothing is computed by kernels, to compare."""
+    before = _WANTED.set(False)
+    try:
+        yield
+    finally:
+        _WANTED.reset(before)
+
+
+@cache
+def _tried(device: torch.device) -> ModuleType | None:
+    return try_kernels(device)
 
 
 def try_kernels(device: torch.device) -> ModuleType | None:

@@ -109,6 +109,16 @@ def test_a_convolution_by_cells_is_added_by_kernels(padding, stride, side, kerne
     assert torch.equal(held[..., 64:], before[..., 64:])
 
 
+@pytest.mark.parametrize('kind', ['cpu', 'cuda'])
+def test_torch_computes_on_a_cpu_and_where_it_is_told_to(kind, monkeypatch):
+    device = torch.device(kind)
+    monkeypatch.setattr(triton_runtime, '_tried', lambda device: device)
+    assert triton_runtime.kernels_for(device) == (device if kind == 'cuda' else None)
+    with triton_runtime.torch_alone():
+        assert triton_runtime.kernels_for(device) is None
+    assert triton_runtime.kernels_for(device) == (device if kind == 'cuda' else None)
+
+
 def test_without_kernels_that_compute_the_same_torch_computes(monkeypatch, kernels_on_cpu):
     from superpoint_ros import kernels
 

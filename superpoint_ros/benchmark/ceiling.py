@@ -16,6 +16,7 @@ from superpoint_ros.detector import Detector
 from superpoint_ros.device_sessions import Sessions
 from superpoint_ros.engines import MapNetwork, TorchEngine
 from superpoint_ros.networks import KeypointNetwork
+from superpoint_ros.triton_runtime import torch_alone
 
 REPEATS = 5
 IN_A_ROW = 4
@@ -63,7 +64,8 @@ def time_eager(detector: Detector, network: KeypointNetwork, pictures: Sequence[
     maps = MapNetwork(network, next(engine.network.parameters()).dtype).eval().to(engine.device)
     maps = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.sessions = Sessions(maps, network.config.descriptor_dim, graphs=False)
-    times, _ = time_frontend(detector, pictures)
+    with torch_alone():
+        times, _ = time_frontend(detector, pictures)
     return dict(summarise(times)['passage'])
 
 
