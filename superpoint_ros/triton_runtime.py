@@ -12,6 +12,9 @@ from types import ModuleType
 import torch
 from torch.nn.functional import max_pool2d
 
+OLDEST = (3, 2)
+"""Version of Triton that compiles all of them."""
+
 _WANTED = ContextVar('wanted', default=True)
 
 
@@ -41,6 +44,10 @@ def try_kernels(device: torch.device) -> ModuleType | None:
     It takes a second unless Triton's cache has it.
     """
     try:
+        import triton
+
+        if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST:
+            raise ImportError(f'Triton {triton.__version__} is too old, PyTorch 2.6 brings another')
         from superpoint_ros import kernels
 
         features = torch.rand(2, 24, 6, 10, device=device)

@@ -1,13 +1,9 @@
 """Networks in fewer steps: the same maps, from any architecture and configuration, on a GPU and on a CPU."""
 
-import sys
-
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
 
-from superpoint_ros import triton_runtime
 from superpoint_ros.engines import FusedMapNetwork, MapNetwork, fused_or
 from superpoint_ros.networks import (
     SuperPoint,
@@ -15,7 +11,6 @@ from superpoint_ros.networks import (
     fold_batch_norm,
     fuse,
     load_network,
-    score_map,
     shipped_weights,
 )
 
@@ -82,55 +77,6 @@ def test_fusing_leaves_the_network_as_it_was():
     before = network(pictures() / 255)
     fuse(network)
     assert all(map(torch.equal, network(pictures() / 255), before))
-
-
-@pytest.mark.parametrize('channels', [65, 64])
-def test_score_maps_by_kernels_are_those_of_torch(channels, kernels_on_cpu):
-    from superpoint_ros import kernels
-
-    wide = 4 * torch.randn(2, 5, 7, 72, generator=torch.Generator().manual_seed(0))
-    logits = wide[..., :channels].permute(0, 3, 1, 2)
-    torch.testing.assert_close(kernels.score_map(logits), score_map(logits.contiguous()), rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize(('padding', 'stride', 'side'), [(1, 4, 6), (0, 4, 4), (1, 2, 4)])
-def test_a_convolution_by_cells_is_added_by_kernels(padding, stride, side, kernels_on_cpu):
-    """To logits that are wider than they look, at the edges of a map as well."""
-    from superpoint_ros import kernels
-
-    torch.manual_seed(0)
-    features, weight = torch.randn(2, 32, 5 * stride, 7 * stride), torch.randn(64, 32, side, side)
-    held = torch.randn(2, 5, 7, 72)
-    logits, before = held[..., :65].permute(0, 3, 1, 2), held.clone()
-    taps = weight.permute(2, 3, 1, 0).flatten(1, 2).contiguous()
-    kernels.add_strided(logits, features, taps, stride, padding)
-    added = conv2d(features, weight, None, stride, padding).permute(0, 2, 3, 1)
-    torch.testing.assert_close(held[..., :64], before[..., :64] + added, rtol=1e-4, atol=1e-3)
-    assert torch.equal(held[..., 64:], before[..., 64:])
-
-
-@pytest.mark.parametrize('kind', ['cpu', 'cuda'])
-def test_torch_computes_on_a_cpu_and_where_it_is_told_to(kind, monkeypatch):
-    device = torch.device(kind)
-    monkeypatch.setattr(triton_runtime, '_tried', lambda device: device)
-    assert triton_runtime.kernels_for(device) == (device if kind == 'cuda' else None)
-    with triton_runtime.torch_alone():
-        assert triton_runtime.kernels_for(device) is None
-    assert triton_runtime.kernels_for(device) == (device if kind == 'cuda' else None)
-
-
-def test_without_kernels_that_compute_the_same_torch_computes(monkeypatch, kernels_on_cpu):
-    from superpoint_ros import kernels
-
-    cpu = torch.device('cpu')
-    assert triton_runtime.try_kernels(cpu) is kernels
-    monkeypatch.setattr(kernels, 'halve', lambda features: features[..., ::2, ::2])
-    with pytest.warns(UserWarning, match='no kernels by Triton.*: they compute something else'):
-        assert triton_runtime.try_kernels(cpu) is None
-    monkeypatch.setitem(sys.modules, 'superpoint_ros.kernels', None)
-    monkeypatch.delattr('superpoint_ros.kernels')
-    with pytest.warns(UserWarning, match='no kernels by Triton.*superpoint_ros.kernels'):
-        assert triton_runtime.try_kernels(cpu) is None
 
 
 def test_nothing_is_added_and_cut_off_in_passes_of_its_own():
