@@ -119,7 +119,7 @@ class VisualOdometry:
         first = self._window[0]
         a, b = shared(first, frame)
         before, now = first.seen[a, :2], frame.seen[b, :2]
-        essential, inlier = cv2.findEssentialMat(before, now, np.eye(3), cv2.RANSAC, 0.999, OUTLIER / focal / 3)
+        essential, inlier = cv2.findEssentialMat(before, now, np.eye(3), cv2.USAC_ACCURATE, 0.999, OUTLIER / focal / 3)
         if essential is None or essential.shape != (3, 3):
             return False
         found, R, t, _ = cv2.recoverPose(essential, before, now, np.eye(3), mask=inlier)

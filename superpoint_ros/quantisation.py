@@ -2,8 +2,8 @@
 
 Fake quantisers are put on every convolution's input and weights, where the CPU plugin looks for them; it then runs
 those convolutions on int8. What does not follow a ReLU, such as the first convolution, whose input is the image
-itself, keeps the precision of the rest. So do the features finer than `FINEST`, which tell keypoints to the pixel and
-which all others are made of.
+itself, keeps the precision of the rest. So do the features finer than `FINEST`, which all others are made of, and
+the convolutions that stride over cells to give each pixel its value.
 """
 
 from __future__ import annotations
@@ -32,30 +32,43 @@ class Layer(NamedTuple):
     consumers: list[openvino.Node]
 
 
+class Seen(NamedTuple):
+    """What a layer's channels were on some pictures."""
+
+    maxima: np.ndarray
+    """[C], the largest values."""
+    means: list[np.ndarray]
+    """[C] of each consumer, the mean of what it takes."""
+
+    def scaled(self, factors: np.ndarray) -> Seen:
+        """Of a layer whose channels are that many times as large."""
+        return Seen(self.maxima * factors, [mean * factors for mean in self.means])
+
+
 def quantise(graph: openvino.Model, pictures: Sequence[np.ndarray]) -> None:
     """Mark a graph's convolutions for execution on int8, in place.
 
     Activations are quantised per tensor and weights per output channel, to 8 bits, over the ranges that the
     activations have on the pictures. Before that channels are equalised (Nagel et al. 2019, section 4.1): a factor
     moved from the weights that make a channel to those that read it, which changes no output, as ReLU and max-pool
-    commute with it.
+    commute with it. What rounding the weights adds to an output on average is taken off its bias (section 4.2).
 
     Args:
         graph: takes `[1, 1, H, W]` uint8, as `pictures` have it; convolutions with constant weights.
         pictures: `[H, W]` uint8, typical ones.
     """
     layers = _find_layers(graph)
-    maxima = _channel_maxima(graph, layers, pictures)
     # All equalised before any is quantised: a convolution's weights are scaled for its input and for its output.
-    tops = [_equalise(layer, of_channels) for layer, of_channels in zip(layers, maxima, strict=True)]
-    for layer, top in zip(layers, tops, strict=True):
-        consumers = layer.relu.output(0).get_target_inputs()
-        bottom = np.float32(0)
+    equalised = [_equalise(layer, seen) for layer, seen in zip(layers, _observe(graph, layers, pictures), strict=True)]
+    for layer, seen in zip(layers, equalised, strict=True):
+        takers = [each for each in layer.relu.output(0).get_target_inputs() if not _strides(each.get_node())]
+        bottom, top = np.float32(0), np.float32(seen.maxima.max(initial=1e-6))
         quantised = openvino.opset13.fake_quantize(layer.relu, bottom, top, bottom, top, STEPS + 1)
-        for consumer in consumers:
-            consumer.replace_source_output(quantised.output(0))
-        for convolution in layer.consumers:
-            _quantise_weights(convolution)
+        for taker in takers:
+            taker.replace_source_output(quantised.output(0))
+        for convolution, mean in zip(layer.consumers, seen.means, strict=True):
+            if not _strides(convolution):
+                _quantise_weights(convolution, mean)
     graph.validate_nodes_and_infer_types()
 
 
@@ -71,49 +84,89 @@ def _find_layers(graph: openvino.Model) -> list[Layer]:
     return list(layers.values())
 
 
+def _strides(node: openvino.Node) -> bool:
+    return node.get_type_name() == 'Convolution' and max(node.get_attributes()['strides']) > 1
+
+
 def _side(node: openvino.Node) -> int:
     """Pixels of the image along a side of an entry of a map."""
     side = 1
     while node.get_type_name() != 'Parameter':
         side *= max(node.get_attributes().get('strides', [1]))
-        inputs = [value.get_node() for value in node.input_values()]
-        node = next((each for each in inputs if each.get_type_name() == 'Convolution'), inputs[0])  # not its bias
+        node = _before(node)
     return side
 
 
-def _channel_maxima(graph: openvino.Model, layers: Sequence[Layer], pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The largest value of every channel of every layer over the pictures: [C] each."""
+def _before(node: openvino.Node) -> openvino.Node:
+    """The node that it takes features of, not a bias."""
+    inputs = [value.get_node() for value in node.input_values()]
+    return next((each for each in inputs if each.get_type_name() == 'Convolution'), inputs[0])
+
+
+def _observe(graph: openvino.Model, layers: Sequence[Layer], pictures: Sequence[np.ndarray]) -> list[Seen]:
+    """Of every layer, over the pictures."""
+    inputs = [[each.input_value(0).get_node() for each in layer.consumers] for layer in layers]
+    names = dict.fromkeys(
+        node.get_friendly_name() for layer, taken in zip(layers, inputs, strict=True) for node in (layer.relu, *taken)
+    )
     observed = graph.clone()
     by_name = {node.get_friendly_name(): node for node in observed.get_ops()}
-    outputs = observed.add_outputs([by_name[layer.relu.get_friendly_name()].output(0) for layer in layers])
+    observed.add_outputs([by_name[name].output(0) for name in names])
     compiled = compile_for_cpu(observed, bfloat16=False)
-    first = len(compiled.outputs) - len(outputs)
-    maxima = []
+    first = len(compiled.outputs) - len(names)
+    maxima: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    means: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for picture in pictures:
         results = compiled([picture[None, None]])
-        maxima.append([results[first + index][0].max(axis=(1, 2)) for index in range(len(layers))])
-    return [np.max(by_picture, axis=0) for by_picture in zip(*maxima, strict=True)]
+        for index, name in enumerate(names, first):
+            maxima[name].append(results[index][0].max(axis=(1, 2)))
+            means[name].append(results[index][0].mean(axis=(1, 2)))
+    return [
+        Seen(
+            np.max(maxima[layer.relu.get_friendly_name()], axis=0),
+            [np.mean(means[node.get_friendly_name()], axis=0) for node in taken],
+        )
+        for layer, taken in zip(layers, inputs, strict=True)
+    ]
 
 
-def _equalise(layer: Layer, maxima: np.ndarray) -> np.float32:
-    """Scale the channels towards one range; returns the largest value of the tensor after that."""
-    largest = max(maxima.max(), np.float32(1e-6))
-    scale = np.maximum(maxima / largest, SMALLEST_SHARE) ** EQUALISATION
-    before = layer.relu.input_value(0).get_node()
-    if before.get_type_name() == 'Add':
-        bias = int(before.input_value(0).get_node().get_type_name() == 'Convolution')
-        _set_constant(before, bias, _constant(before, bias) / scale[:, None, None])
-        before = before.input_value(1 - bias).get_node()
-    _set_constant(before, 1, _constant(before, 1) / scale[:, None, None, None])
+def _equalise(layer: Layer, seen: Seen) -> Seen:
+    """Scale the channels towards one range; returns what they are after that."""
+    largest = max(seen.maxima.max(), np.float32(1e-6))
+    scale = np.maximum(seen.maxima / largest, SMALLEST_SHARE) ** EQUALISATION
+    makes = _before(layer.relu)
+    if makes.get_type_name() != 'Convolution':
+        makes = _before(makes)  # which adds the bias
+    if bias := _bias(makes):
+        _set_constant(*bias, _constant(*bias) / scale[:, None, None])
+    _set_constant(makes, 1, _constant(makes, 1) / scale[:, None, None, None])
     for convolution in layer.consumers:
         _set_constant(convolution, 1, _constant(convolution, 1) * scale[:, None, None])
-    return np.float32((maxima / scale).max(initial=1e-6))
+    return seen.scaled(1 / scale)
 
 
-def _quantise_weights(convolution: openvino.Node) -> None:
-    top = np.abs(_constant(convolution, 1)).max(axis=(1, 2, 3), keepdims=True)
+def _quantise_weights(convolution: openvino.Node, mean: np.ndarray) -> None:
+    """mean: [C], of the convolution's input."""
+    weights = _constant(convolution, 1)
+    top = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    step = np.maximum(top, np.float32(1e-12)) * 2 / (STEPS - 1)
+    added = ((weights / step).round() * step - weights).sum(axis=(2, 3)) @ mean
+    if bias := _bias(convolution):
+        _set_constant(*bias, _constant(*bias) - added[:, None, None])
     quantised = openvino.opset13.fake_quantize(convolution.input_value(1), -top, top, -top, top, STEPS)
     convolution.input(1).replace_source_output(quantised.output(0))
+
+
+def _bias(convolution: openvino.Node) -> tuple[openvino.Node, int] | None:
+    """Where a convolution's bias is: the node that adds it and the number of its input, if there is one."""
+    (taker, *others) = convolution.output(0).get_target_inputs()
+    if others or taker.get_node().get_type_name() != 'Add':
+        return None
+    number = 1 - taker.get_index()
+    source = taker.get_node().input_value(number).get_node()
+    if source.get_type_name() == 'Convert':  # of half-precision values
+        source = source.input_value(0).get_node()
+    return (taker.get_node(), number) if source.get_type_name() == 'Constant' else None
 
 
 def _constant(node: openvino.Node, index: int) -> np.ndarray:

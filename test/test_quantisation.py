@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from superpoint_ros.engines import load_engine
+from superpoint_ros.engines import MapNetwork, load_engine
 from superpoint_ros.networks import SuperPoint, SuperPointConfig, load_network
 from superpoint_ros.openvino_runtime import compile_for_cpu, openvino
 
@@ -81,6 +81,34 @@ def test_what_is_brighter_than_the_calibration_is_cut_off_not_wrapped():
     np.testing.assert_allclose(levels, np.array([50, 100, 100, 100, 100]) / 255, atol=0.02)
 
 
+class Faint(nn.Module):
+    """A strong weight beside fifteen that are rounded to nothing, which together give a fortieth of the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 16, 1), nn.Conv2d(16, 1, 1)
+        for module in (self.first, self.second, self.third):
+            nn.init.ones_(module.weight)
+            nn.init.constant_(module.bias, 0.25)  # one of 0 would not be there
+        with torch.no_grad():
+            self.second.weight[1:] *= 0.5
+            self.second.bias[1:] *= 0.5
+            self.third.weight[:, 1:] = 1 / 300
+
+    def forward(self, image):
+        pooled = nn.functional.max_pool2d(torch.relu(self.first(image.float() / 255)), 4)
+        return self.third(torch.relu(self.second(pooled)))
+
+
+def test_what_rounded_weights_take_away_is_given_back_on_average():
+    graph = convert(Faint())
+    expected = [run(graph, picture) for picture in PICTURES]
+    quantise(graph, PICTURES)
+    faint = (np.mean(expected) - 0.25) / (1 + 600 / 15)
+    error = np.mean([run(graph, picture) - exact for picture, exact in zip(PICTURES, expected, strict=True)])
+    assert abs(error) < 0.1 * faint
+
+
 def test_features_of_a_quarter_of_the_resolution_and_coarser_run_on_int8():
     engine = load_engine(load_network('superpoint_small'), 'openvino', 'cpu', 'int8')
     list(engine.maps([np.zeros((64, 96), np.uint8)]))
@@ -92,8 +120,21 @@ def test_features_of_a_quarter_of_the_resolution_and_coarser_run_on_int8():
     ]
     assert len(precisions) == 17
     of_finer_ones = [precision for precision in precisions if precision in ('f32', 'bf16')]
-    assert len(of_finer_ones) == 6  # the encoder's first five, and the finest of the detector's skips
+    assert len(of_finer_ones) == 7  # the encoder's first five, and those that give pixels their values
     assert {precision for precision in precisions if precision not in of_finer_ones} <= {'i8', 'u8'}
+
+
+def test_what_gives_pixels_their_values_takes_and_multiplies_nothing_that_was_rounded():
+    graph = convert(MapNetwork(load_network('superpoint_small')))
+    quantise(graph, PICTURES)
+    convolutions = [node for node in graph.get_ordered_ops() if node.get_type_name() == 'Convolution']
+    sources = {
+        max(node.get_attributes()['strides']): [value.get_node().get_type_name() for value in node.input_values()]
+        for node in convolutions
+    }
+    assert set(sources) == {1, 2, 4}
+    assert 'FakeQuantize' not in sources[2] + sources[4]
+    assert sources[1] == ['FakeQuantize', 'FakeQuantize']
 
 
 def test_detections_and_descriptors_are_those_of_float32():
