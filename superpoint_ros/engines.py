@@ -196,7 +196,7 @@ def _on_device(maps: MapNetwork, device: torch.device) -> MapNetwork:
 
 
 def fused_or(plain: MapNetwork, fused: MapNetwork) -> MapNetwork:
-    """The fused network, unless its maps of a picture are others: not every cuDNN has such steps for every device."""
+    """The fused network, unless its maps of a picture are others: cuDNN and Triton may lack a step for a device."""
     device = next(plain.parameters()).device
     picture = torch.arange(480 * 640, device=device).reshape(1, 1, 480, 640).remainder(251).byte()
     try:
@@ -208,9 +208,9 @@ def fused_or(plain: MapNetwork, fused: MapNetwork) -> MapNetwork:
         if all(error < MOST_FUSED_ERROR for error in errors):
             return fused
         reason = f'maps are off by {", ".join(f"{error:.1%}" for error in errors)}'
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-    warnings.warn(f'cuDNN does not take convolutions with bias and ReLU in one step here: {reason}', stacklevel=2)
+    except Exception as error:  # of cuDNN, or of Triton, whose have no kind in common
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    warnings.warn(f'the network does not run in fewer steps here, so that it takes longer: {reason}', stacklevel=2)
     return plain
 
 
