@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -102,6 +103,17 @@ def test_a_convolution_by_cells_is_added_by_kernels(padding, stride, side, kerne
     added = conv2d(features, weight, None, stride, padding).permute(0, 2, 3, 1)
     torch.testing.assert_close(held[..., :64], before[..., :64] + added, rtol=1e-4, atol=1e-3)
     assert torch.equal(held[..., 64:], before[..., 64:])
+
+
+def test_kernels_start_on_the_gpu_of_what_they_are_given(monkeypatch, kernels_on_cpu):
+    """Triton takes the current one. Of a machine with several, this stands in for the second."""
+    from superpoint_ros import kernels
+
+    given = []
+    monkeypatch.setattr(torch.cuda, 'device_of', lambda tensor: given.append(tensor) or nullcontext())
+    features = torch.rand(1, 16, 4, 4)
+    kernels.halve(features)
+    assert given == [features]
 
 
 @pytest.mark.parametrize('kind', ['cpu', 'cuda'])

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from superpoint_ros.kernels.launching import where_the_first_is
+
 
 @triton.jit
 def _highest_around(scores, image, row, column, height, width, known):
@@ -57,6 +59,7 @@ def _peaks_kernel(
     tl.store(result + place, tl.where(peak, value, 0.0), mask=known)
 
 
+@where_the_first_is
 def peaks(
     scores: Tensor, allowed: Tensor, threshold: float, radius: int,
     beside: Sequence[tuple[Tensor, Tensor, Tensor]] = (), least: float = 0.0,
@@ -119,6 +122,7 @@ def _locate_kernel(
     tl.store(numbers + out, number, mask=known)
 
 
+@where_the_first_is
 def locate(
     scores: Tensor, places: Tensor, rows: Tensor, begins: Tensor, sizes: Tensor, tiny: float, *, subpixel: bool
 ) -> tuple[Tensor, Tensor]:
@@ -168,6 +172,7 @@ def _describe_kernel(
     tl.store(result + out * CHANNELS + channel, blended.to(result.dtype.element_ty), mask=known)
 
 
+@where_the_first_is
 def describe(
     maps: Tensor, keypoints: Tensor, levels: Tensor,
     shares: Tensor, scales: Tensor, last: Tensor, corners: Tensor, widths: Tensor, tiny: float,
@@ -240,6 +245,7 @@ def _neighbours_kernel(
     tl.store(seconds + out, second)
 
 
+@where_the_first_is
 def nearest_neighbours(
     similarity: Tensor, query_scores: Tensor, train_scores: Tensor, query_levels: Tensor, train_levels: Tensor,
     cost: float,

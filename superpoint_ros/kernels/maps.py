@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from superpoint_ros.kernels.launching import where_the_first_is
+
 VALUES = 4096
 """Of a map, that one program computes."""
 AT_ONCE = 64
@@ -31,6 +33,7 @@ def _first_strided_kernel(
     tl.store(place, tl.maximum(sums, 0.0).to(kernel.dtype), mask=(column < width // 2)[:, None])
 
 
+@where_the_first_is
 def first_strided(pictures: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
     """A 6x6 convolution with a stride of 2, bias and ReLU of pictures [B, 1, H, W]: [B, C, H / 2, W / 2].
 
@@ -73,6 +76,7 @@ def _add_strided_kernel(
     tl.store(place, sums.to(logits.dtype.element_ty), mask=known)
 
 
+@where_the_first_is
 def add_strided(logits: Tensor, features: Tensor, weights: Tensor, stride: int, padding: int) -> None:
     """Add a convolution of features [B, C, H, W] to the first 64 of logits [B, at least 64, h, w], in place.
 
@@ -99,6 +103,7 @@ def _halve_kernel(features, result, width, pixels, CHANNELS: tl.constexpr, BLOCK
     tl.store(result + (place.to(tl.int64) * CHANNELS)[:, None] + channel, tl.maximum(upper, lower), mask=known)
 
 
+@where_the_first_is
 def halve(features: Tensor) -> Tensor:
     """The largest of each 2x2 of [B, C, H, W], whose sides are even."""
     batch, channels, height, width = features.shape
@@ -125,6 +130,7 @@ def _strongest_kernel(
     tl.store(result + (row * CHANNELS)[:, None] + channel, strongest, mask=known)
 
 
+@where_the_first_is
 def strongest(every: Tensor, answers: int, channels: int) -> Tensor:
     """Of [..., at least answers * channels], side by side, the largest of the answers of each channel: [..., C]."""
     rows = every.flatten(0, -2)
@@ -155,6 +161,7 @@ def _score_map_kernel(logits, scores, across, cells, apart, REST: tl.constexpr, 
     tl.store(scores + place, shares / total[:, None], mask=known[:, None])
 
 
+@where_the_first_is
 def score_map(logits: Tensor) -> Tensor:
     """See `networks.score_map`."""
     batch, channels, rows, columns = logits.shape
