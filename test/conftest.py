@@ -28,6 +28,17 @@ def kernels_on_cpu(monkeypatch):
     monkeypatch.setattr(triton_runtime, 'kernels_for', lambda device: kernels if device.type == 'cpu' else None)
 
 
+@pytest.fixture(params=['cpu', 'kernels', 'cuda'])
+def device(request):
+    """Where it is computed: by torch, by kernels that are interpreted, or by those on a GPU."""
+    if request.param == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    if request.param == 'kernels':
+        request.getfixturevalue('kernels_on_cpu')
+        return 'cpu'
+    return request.param
+
+
 @pytest.fixture(scope='module', autouse=True)
 def leaves_no_participant():
     """A participant of Fast DDS that outlives its tests shares memory with all later nodes, and with forked processes.

@@ -15,17 +15,6 @@ from superpoint_ros.networks import (
 )
 
 
-@pytest.fixture(params=['cpu', 'kernels', 'cuda'])
-def device(request):
-    """Where it is computed: by torch, by kernels that are interpreted, or by those on a GPU."""
-    if request.param == 'cuda' and not torch.cuda.is_available():
-        pytest.skip('no CUDA device')
-    if request.param == 'kernels':
-        request.getfixturevalue('kernels_on_cpu')
-        return 'cpu'
-    return request.param
-
-
 def fresh(**config):
     """With random BatchNorm statistics and biases."""
     torch.manual_seed(0)

@@ -22,17 +22,6 @@ from superpoint_ros.pyramid import level_shape
 examples = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=['cpu', 'kernels', 'cuda'])
-def device(request):
-    """Where it is computed: by torch, by kernels that are interpreted, or by those on a GPU."""
-    if request.param == 'cuda' and not torch.cuda.is_available():
-        pytest.skip('no CUDA device')
-    if request.param == 'kernels':
-        request.getfixturevalue('kernels_on_cpu')
-        return 'cpu'
-    return request.param
-
-
 def smooth_scores(rng, height, width):
     """Distinct values with peaks of several heights."""
     coarse = rng.random((height // 3 + 2, width // 3 + 2))
