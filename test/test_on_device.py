@@ -34,9 +34,11 @@ def select(scores, allowed, options):
     device, shape = scores.device, scores.shape[1:]
     maps = on_device.ScoreMaps([shape], device)
     candidates = on_device.pixel_candidates(scores, allowed, on_device.precedence(shape, device), options)
-    chosen = maps.choose([candidates], options.max_keypoints)
-    keypoints = chosen.entries.float()
-    return keypoints + maps.subpixel_offsets([scores], chosen) if options.subpixel else keypoints, chosen.scores
+    keypoints, values, numbers = maps.keypoints(
+        [candidates], [scores], options.max_keypoints, subpixel=options.subpixel
+    )
+    assert not numbers.any()
+    return keypoints, values
 
 
 @examples(max_examples=60)
@@ -78,6 +80,18 @@ def test_of_equal_neighbours_the_first_is_a_keypoint():
     )
     assert found[0, 0].tolist() == [6, 8]
     assert values[0].tolist() == [0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(('x', 'y'), [(0, 4), (8, 4), (4, 0), (4, 8)])
+def test_a_peak_at_an_edge_stays_on_its_pixel(device, x, y):
+    """What lies beside it in memory is the other edge's."""
+    scores = torch.full((1, 9, 9), 0.1)
+    scores[0, y, x] = 0.5
+    scores[0, min(y + 1, 8), x] += 0.2
+    scores[0, y, min(x + 1, 8)] += 0.2
+    options = KeypointSettings(max_keypoints=1, nms_radius=1, border=0, detection_threshold=0.2)
+    found, _ = select(scores.to(device), torch.ones(1, 9, 9, dtype=torch.bool, device=device), options)
+    assert found[0, 0].tolist() == [x, y]
 
 
 @examples(max_examples=40)
@@ -168,12 +182,11 @@ def test_the_best_of_several_maps_are_the_best_of_each_together(device, seed, sh
         for map_, shape in zip(maps, shapes, strict=True)
     ]
     flat = on_device.ScoreMaps(shapes, maps[0].device)
-    chosen = flat.choose(candidates, count)
-    found = (chosen.entries + flat.subpixel_offsets(maps, chosen))[0, : len(order)].cpu().numpy()
-    np.testing.assert_array_equal(chosen.scores[0, : len(order)].cpu(), best[order])
-    assert (chosen.scores[0, len(order) :] == 0).all()
-    np.testing.assert_array_equal(chosen.maps[0, : len(order)].cpu(), numbers)
-    np.testing.assert_allclose(found, places, atol=1e-3)
+    found, values, of_maps = (each[0].cpu().numpy() for each in flat.keypoints(candidates, maps, count, subpixel=True))
+    np.testing.assert_array_equal(values[: len(order)], best[order])
+    assert (values[len(order) :] == 0).all()
+    np.testing.assert_array_equal(of_maps[: len(order)], numbers)
+    np.testing.assert_allclose(found[: len(order)], places, atol=1e-3)
 
 
 @pytest.mark.parametrize(('queries', 'trains'), [(50, 40), (1, 3), (3, 1), (0, 5), (5, 0), (0, 0)])
