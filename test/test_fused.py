@@ -5,14 +5,7 @@ import torch
 from torch import nn
 
 from superpoint_ros.engines import FusedMapNetwork, MapNetwork, fused_or
-from superpoint_ros.networks import (
-    SuperPoint,
-    SuperPointConfig,
-    fold_batch_norm,
-    fuse,
-    load_network,
-    shipped_weights,
-)
+from superpoint_ros.networks import SuperPoint, SuperPointConfig, fold_batch_norm, fuse, load_network, shipped_weights
 
 
 def fresh(**config):

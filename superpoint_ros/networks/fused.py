@@ -39,7 +39,7 @@ def fuse(network: KeypointNetwork) -> KeypointNetwork:
     _fuse_within(fused)
     if isinstance(fused, SuperPoint) and isinstance(fused.skips, CellLogits):
         _add_up_biases(fused, fused.skips)
-        fused.skips, fused.join = _SkipsInPlace(map(_Skip, fused.skips)), _join_in_place
+        fused.skips, fused.join = nn.ModuleList(map(_Skip, fused.skips)), _join_in_place
     return fused
 
 
@@ -72,17 +72,10 @@ def _add_up_biases(network: SuperPoint, skips: CellLogits) -> None:
         last.bias[: STRIDE**2] += convolution.bias
 
 
-class _SkipsInPlace(nn.ModuleList):
-    """Adds them to the logits."""
-
-    def forward(self, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
-        for skip, map_ in zip(self, features, strict=False):
-            skip(logits, map_)
-        return logits
-
-
 def _join_in_place(skips: nn.Module, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
-    return skips(logits, features)
+    for skip, map_ in zip(skips.children(), features, strict=False):
+        skip(logits, map_)
+    return logits
 
 
 class _Skip(nn.Module):
