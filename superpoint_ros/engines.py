@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from superpoint_ros import triton_runtime
+from superpoint_ros.errors import first_line
 from superpoint_ros.networks import CellNetwork, KeypointNetwork, fuse, score_map, takes_bytes
 from superpoint_ros.openvino_runtime import compile_for_cpu, has_bfloat16, openvino
 from superpoint_ros.photographs import photographs
@@ -209,7 +210,7 @@ def fused_or(plain: MapNetwork, fused: MapNetwork) -> MapNetwork:
             return fused
         reason = f'maps are off by {", ".join(f"{error:.1%}" for error in errors)}'
     except Exception as error:  # of cuDNN, or of Triton, whose have no kind in common
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     warnings.warn(f'the network does not run in fewer steps here, so that it takes longer: {reason}', stacklevel=2)
     return plain
 
@@ -298,5 +299,4 @@ def engine_errors(description: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise EngineError(f'{description}: {reason[0]}') from error
+        raise EngineError(f'{description}: {first_line(error)}') from error

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch.nn.functional import max_pool2d
 
+from superpoint_ros.errors import first_line
+
 OLDEST = (3, 2)
 """Version of Triton that compiles all of them."""
 
@@ -54,7 +56,7 @@ def try_kernels(device: torch.device) -> ModuleType | None:
         same = torch.equal(kernels.halve(features), max_pool2d(features, 2))
         reason = '' if same else 'they compute something else'
     except Exception as error:  # no Triton, no C compiler, a GPU that it does not know: each its own kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     if not reason:
         return kernels
     warnings.warn(f'no kernels by Triton, so that an image takes longer: {reason}', stacklevel=3)

@@ -7,6 +7,8 @@ import sys
 
 import torch
 
+from superpoint_ros import errors
+
 
 class TrainingError(RuntimeError):
     """A run had to end: memory, disk, device or another process failed; the message says what to do."""
@@ -52,5 +54,4 @@ def what_failed(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """The part of a message that is for people: without PyTorch's place in its sources and stack traces."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    return re.sub(r'^\[enforce fail at .*?\] .*?\. ', '', line)[:300]
+    return re.sub(r'^\[enforce fail at .*?\] .*?\. ', '', errors.first_line(error))[:300]
